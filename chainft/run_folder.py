@@ -1,0 +1,156 @@
+"""The files of a run: where each lies, how the folder is made, and the lock that keeps two runs apart."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chainft.errors import ConfigError, StorageError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder; makes none of them."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """`config.yaml`: every setting, resolved except for interpolations of the environment."""
+        return self.path / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        return self.path / "overrides.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def errors(self) -> Path:
+        return self.path / "errors.log"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def task_state(self) -> Path:
+        """`model/chainft.json`: what `predict` needs besides the model: task config, labels, versions."""
+        return self.model / "chainft.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "all_results.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+
+def new_run_path(runs_dir: str, task: str) -> Path:
+    """`<runs_dir>/<date>_<time>_<task>`, with `_2`, `_3`, ... where that exists."""
+    stem = Path(runs_dir) / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{task}"
+    path, number = stem, 1
+    while path.exists():
+        number += 1
+        path = stem.with_name(f"{stem.name}_{number}")
+    return path
+
+
+def create(path: Path) -> RunFolder:
+    """Make a new run folder. Raises ConfigError where it exists with content, StorageError where it can't be made."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(
+            f"run folder {str(path)!r} exists and is not empty",
+            slug="run-exists",
+            key="run",
+            help=f"go on with it by 'chainft train run={path} resume=true', or choose another name",
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".write-test").write_bytes(b"")
+        (path / ".write-test").unlink()
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the run folder {str(path)!r}: {error.strerror}",
+            slug="run-folder",
+            key="run",
+            help="choose a folder that you may write: runs_dir=... or run=...",
+        ) from error
+    return RunFolder(path)
+
+
+@contextmanager
+def lock(folder: RunFolder) -> Iterator[None]:
+    """Hold the folder for this process. Raises StorageError that names the process that holds it.
+
+    The lock is the kernel's (`flock`): it ends with the process, however that ends.
+    """
+    path = folder.path / ".lock"
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise StorageError(
+                f"run folder {str(folder.path)!r} is in use by {stream.read().strip() or 'another process'}",
+                slug="run-in-use",
+                where=str(path),
+                help="wait for that run to end, or choose another folder by run=...",
+            ) from error
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        yield
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, whole or not at all. Raises StorageError."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write {str(path)!r}: {error.strerror}", slug="write-failed", help="free disk space or permissions"
+        ) from error

@@ -1,0 +1,271 @@
+"""What a task is: the one interface between data, model, loss, prediction and metrics.
+
+Flow of one example through a task::
+
+    Example --validate, learn_labels--> encode --> features (named arrays, one or more windows)
+    features --collate (chainft.data.batching)--> Batch --model--> output --loss--> (sum, count)
+                                                              output --raw--> one raw result a feature
+    raw results of all windows of an example --decode--> prediction (plain JSON values)
+    (gold, predicted) --metrics--> Scores (numbers, tables, confusion)
+
+A task is one module that binds its class to `PLUGIN`, imports torch only inside the methods that
+compute (so that configs are checked without it), and one YAML. Shapes: B batch, L length, C classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from chainft.config.run import TaskConfig
+from chainft.data.example import Example, Finding, Split
+from chainft.errors import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from chainft.data.batching import Batch
+
+Arrays = dict[str, np.ndarray]
+"""One feature: for each column its one-dimensional array."""
+Prediction = dict[str, Any]
+"""What is predicted for one example: plain JSON values; one line of `chainft predict`."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A value that the task reads from each example."""
+
+    name: str
+    kind: Literal["text", "texts", "label", "labels", "tags"]
+    """text: str · texts: list of str (words) · label: str · labels: list of str · tags: list of str, one a word."""
+    required: bool = True
+    aliases: tuple[str, ...] = ()
+    """Column names that are tried, in this order, after `name` when the config maps none."""
+    gold: bool = False
+    """The answer: present in training and evaluation data, absent in `chainft predict`."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """An array that each feature has: how it is stored, padded and passed on."""
+
+    pad: int | Literal["pad_token"]
+    """Value in padded places; `pad_token`: the tokenizer's."""
+    dtype: Literal["int32", "float32"] = "int32"
+    per_token: bool = True
+    """One entry a token (padded to the batch's longest), or the same number of entries in every feature."""
+    model_input: bool = False
+    """Passed to the model's forward under this name; otherwise only `loss` and `raw` see it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of scores, for the console and the report; the first cell of a row is its name."""
+
+    title: str
+    """Says plainly what is counted: `entities`, `tokens`, `texts`."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | int | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often gold class i (row) was predicted as class j (column)."""
+
+    title: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What metrics found: numbers to log and compare, tables to read."""
+
+    values: Mapping[str, float]
+    """Flat, for example `entity_f1: 0.81`; names say what is counted."""
+    tables: tuple[Table, ...] = ()
+    confusions: tuple[Confusion, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A labelled stretch of a text, `[start, end)` in characters."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong prediction, as the report shows it."""
+
+    badness: float
+    """Sorts the worst first: for example wrong spans, or the probability given to the wrong class."""
+    text: str
+    gold: str
+    predicted: str
+    gold_marks: tuple[Mark, ...] = ()
+    predicted_marks: tuple[Mark, ...] = ()
+
+
+class Metric(ABC):
+    """Counts over (gold, predicted) pairs in constant memory; a plug-in of kind `metric`."""
+
+    family: ClassVar[Literal["tags", "label", "labels", "text"]]
+    """What `update` receives: lists of tags, one label, a list of labels, or a string."""
+
+    @abstractmethod
+    def update(self, gold: Any, predicted: Any) -> None:
+        """Count one example."""
+
+    @abstractmethod
+    def compute(self) -> Scores:
+        """The scores of all examples since the start; defined (0.0 or absent, never an error) for none."""
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What one forward pass of evaluation yields."""
+
+    loss_sum: float
+    num_targets: float
+    raw: Sequence[Any]
+    """One raw result a feature of the batch, in its order: small (no logits of whole vocabularies)."""
+
+
+@dataclass
+class Labels:
+    """The ordered class names of a task; index = class id. Empty for generation."""
+
+    names: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often training examples have each, for class weights."""
+
+    def id_of(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
+
+class Task(ABC):
+    """A kind of learning problem. One instance serves one run; `labels` and `tokenizer` are set on the way."""
+
+    config_class: ClassVar[type[TaskConfig]]
+    fields: ClassVar[tuple[Field, ...]]
+    features: ClassVar[Mapping[str, Column]]
+    auto_class: ClassVar[str]
+    """Class of `transformers` that brings the head, for example `AutoModelForTokenClassification`."""
+    main_metric: ClassVar[str]
+    """Key of `Scores.values` that chooses the best checkpoint unless the config names another."""
+    metric_family: ClassVar[str]
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+        self.labels = Labels()
+        self.tokenizer: PreTrainedTokenizerBase
+        self.max_length: int
+
+    # Data ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def validate(self, example: Example) -> Iterator[Problem]:
+        """What is wrong with one example by itself (types, lengths, illegal tags), with `where` set."""
+
+    @abstractmethod
+    def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
+        """Set `labels` from train. Raises DataError for labels that only other splits have, unless allowed."""
+
+    def contract(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
+        """Findings over whole splits that only this task can see; general ones are in `chainft.data.contract`."""
+        yield from ()
+
+    def stratum(self, example: Example) -> str | None:
+        """The class by which a cut of the data is stratified; None where there is no single one."""
+        return None
+
+    # Features -----------------------------------------------------------------------------------
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+        """Receive the tokenizer and the most tokens a sequence may have, before `encode`."""
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @abstractmethod
+    def encode(self, example: Example) -> list[Arrays]:
+        """The features of an example: one, or several windows where it is over-long; without gold if absent.
+
+        Holds the columns of `features` and may hold more that only `decode` needs; those are not stored.
+        """
+
+    # Model --------------------------------------------------------------------------------------
+
+    def model_options(self) -> dict[str, Any]:
+        """Entries of the Hugging Face config that the head needs: `id2label`, `label2id`, `problem_type`, ..."""
+        names = self.labels.names
+        return {"id2label": dict(enumerate(names)), "label2id": self.labels.id_of()} if names else {}
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """The *sum* of the losses of all targets of the batch: a float32 scalar; the caller normalises."""
+
+    @abstractmethod
+    def num_targets(self, batch: Batch) -> float:
+        """What the sum of losses is divided by: targets (weighted by class where the loss is)."""
+
+    # Prediction ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def raw(self, output: Any, batch: Batch) -> Sequence[Any]:
+        """One small raw result (numpy on CPU) a feature, from the model's output."""
+
+    def infer(self, model: PreTrainedModel, batch: Batch) -> BatchResult:
+        """One evaluation pass; called in inference mode. A task that generates overrides it."""
+        output = model(**batch.inputs)
+        count = self.num_targets(batch) if batch.has_targets else 0.0
+        loss_sum = float(self.loss(output, batch)) if count else 0.0
+        return BatchResult(loss_sum, count, self.raw(output, batch))
+
+    @abstractmethod
+    def decode(self, example: Example, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
+        """Join the raw results of all windows of an example (in order) to its prediction."""
+
+    @abstractmethod
+    def read_input(self, value: str | Mapping[str, Any], *, where: str) -> Example:
+        """An example without gold from a line of text or a JSON object. Raises DataError at `where`."""
+
+    # Scores -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def gold(self, example: Example) -> Any:
+        """The answer in the form that metrics of `metric_family` take."""
+
+    @abstractmethod
+    def predicted(self, prediction: Prediction) -> Any:
+        """The prediction in the same form."""
+
+    @abstractmethod
+    def metrics(self) -> list[Metric]:
+        """Fresh metric counters, as the config chooses them."""
+
+    @abstractmethod
+    def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
+        """How the prediction is wrong, for the report; None where it is right."""
+
+
+def merge_scores(parts: Iterable[Scores]) -> Scores:
+    """All scores as one; a key that two metrics share is a bug and raises ValueError."""
+    values: dict[str, float] = {}
+    tables: list[Table] = []
+    confusions: list[Confusion] = []
+    for part in parts:
+        if twice := values.keys() & part.values.keys():
+            raise ValueError(f"two metrics report {sorted(twice)}")
+        values.update(part.values)
+        tables.extend(part.tables)
+        confusions.extend(part.confusions)
+    return Scores(values, tuple(tables), tuple(confusions))

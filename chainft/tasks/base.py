@@ -195,6 +195,12 @@ class Task(ABC):
         self.tokenizer = tokenizer
         self.max_length = max_length
 
+    @property
+    def pad_token_id(self) -> int:
+        """Fills padded places, which the attention mask hides: the tokenizer's pad token, else 0."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if isinstance(pad, int) else 0
+
     @abstractmethod
     def encode(self, example: Example) -> list[Arrays]:
         """The features of an example: one, or several windows where it is over-long; without gold if absent.

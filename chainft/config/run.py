@@ -90,6 +90,8 @@ class ModelConfig:
     """Folder or hub name of another tokenizer than the model's own."""
     pretrained: bool = True
     """Load the weights; `false` starts from random ones of the same architecture."""
+    head: Literal["auto", "new"] = "auto"
+    """auto: keep a head that the weights bring if its labels are those of the data, refuse another; new: start anew."""
     max_length: Count | None = None
     """Most tokens in one sequence; default: the model's own limit, at most 512."""
 

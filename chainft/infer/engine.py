@@ -1,0 +1,159 @@
+"""Predictions of many examples in input order and constant memory: what evaluation and `predict` share.
+
+Features are taken in stretches; inside a stretch they run sorted by length, and the windows of an example
+are joined when all of them are done. A million examples never hold more than one stretch of raw results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from chainft.data.batching import by_length, collate, feature_lengths
+from chainft.data.example import Example
+from chainft.data.store import FeatureStore
+from chainft.tasks.base import Arrays, Prediction, Scores, Task, merge_scores
+
+BATCHES_A_STRETCH = 32
+"""How many batches are sorted by length together: enough to leave little padding."""
+
+Poll = Callable[[], None]
+"""Called before every batch; raises to stop."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One example with its prediction."""
+
+    index: int
+    example: Example
+    prediction: Prediction
+
+
+@dataclass
+class LossSum:
+    """Sum of losses and their number, over what was predicted so far."""
+
+    total: float = 0.0
+    count: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+@dataclass
+class Engine:
+    """A model in evaluation mode that predicts with a task."""
+
+    model: PreTrainedModel
+    task: Task
+    batch_size: int
+    autocast: Callable[[], AbstractContextManager[object]]
+    poll: Poll = lambda: None
+    losses: LossSum = field(default_factory=LossSum)
+
+    def predict_store(
+        self, examples: Sequence[Example], store: FeatureStore, *, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Predicted]:
+        """Predictions of tokenised examples, in order."""
+        first = 0
+        for last in _stretches(store.first_of, self.batch_size * BATCHES_A_STRETCH):
+            windows = [
+                [store[row] for row in range(store.first_of[index], store.first_of[index + 1])]
+                for index in range(first, last)
+            ]
+            yield from self._stretch(examples[first:last], windows, first)
+            first = last
+            if progress:
+                progress(last, len(examples))
+
+    def predict(self, examples: Iterator[Example]) -> Iterator[Predicted]:
+        """Predictions of examples as they come, in order; tokenises them itself."""
+        first = 0
+        pending: list[Example] = []
+        for example in examples:
+            pending.append(example)
+            if len(pending) == self.batch_size * BATCHES_A_STRETCH:
+                yield from self._stretch(pending, [self.task.encode(one) for one in pending], first)
+                first, pending = first + len(pending), []
+        if pending:
+            yield from self._stretch(pending, [self.task.encode(one) for one in pending], first)
+
+    def _stretch(
+        self, examples: Sequence[Example], windows: Sequence[Sequence[Arrays]], first: int
+    ) -> Iterator[Predicted]:
+        """Predict a stretch of examples, the first of which has number `first`."""
+        rows = [window for several in windows for window in several]
+        raw = self._run(rows) if rows else []
+        position = 0
+        for offset, (example, several) in enumerate(zip(examples, windows, strict=True)):
+            mine = raw[position : position + len(several)]
+            position += len(several)
+            yield Predicted(first + offset, example, self.task.decode(example, several, mine))
+
+    def _run(self, rows: Sequence[Arrays]) -> list[object]:
+        """The raw result of each feature, in the order of `rows`."""
+        results: list[object] = [None] * len(rows)
+        for chosen in by_length(feature_lengths(rows), self.batch_size):
+            self.poll()
+            for row, result in zip(chosen, self._run_batch([rows[i] for i in chosen], chosen), strict=True):
+                results[row] = result
+        return results
+
+    def _run_batch(self, rows: Sequence[Arrays], chosen: np.ndarray) -> Sequence[object]:
+        """One forward pass; in halves when memory runs out."""
+        try:
+            return self._forward(rows, chosen)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        half = len(rows) // 2
+        return [*self._run_batch(rows[:half], chosen[:half]), *self._run_batch(rows[half:], chosen[half:])]
+
+    def _forward(self, rows: Sequence[Arrays], chosen: np.ndarray) -> Sequence[object]:
+        batch = collate(rows, self.task, [int(i) for i in chosen]).to(self.model.device)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), self.autocast():
+                result = self.task.infer(self.model, batch)
+        finally:
+            self.model.train(was_training)
+        self.losses.total += result.loss_sum
+        self.losses.count += result.num_targets
+        return result.raw
+
+
+def score(
+    engine: Engine,
+    predicted: Iterator[Predicted],
+    *,
+    sink: Callable[[Predicted], None] | None = None,
+) -> Scores:
+    """Count every prediction into the task's metrics, pass it on to `sink`, and return the scores with the loss."""
+    metrics = engine.task.metrics()
+    for one in predicted:
+        gold, answer = engine.task.gold(one.example), engine.task.predicted(one.prediction)
+        for metric in metrics:
+            metric.update(gold, answer)
+        if sink:
+            sink(one)
+    scores = merge_scores(metric.compute() for metric in metrics)
+    loss = engine.losses.mean
+    values = scores.values if loss is None else {"loss": loss, **scores.values}
+    return Scores({**values, **engine.task.loss_scores(loss)}, scores.tables, scores.confusions)
+
+
+def _stretches(first_of: np.ndarray, features: int) -> Iterator[int]:
+    """Ends of runs of whole examples with about `features` features each."""
+    start = 0
+    for example in range(1, len(first_of)):
+        if first_of[example] - first_of[start] >= features or example == len(first_of) - 1:
+            yield example
+            start = example

@@ -1,0 +1,210 @@
+"""One optimizer update, exactly: the only place of the training loop where numbers are computed.
+
+The loss of a step is the sum over all targets of its global batch divided by their number, however the batch
+is cut into micro-batches. What is random in a step (dropout) is seeded by (seed, step, micro-batch), so a step
+depends on nothing but the state before it: that is what makes resuming bitwise exact.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from chainft.config.run import RunConfig
+from chainft.data.batching import Batch, collate, epoch_order, micro_batches
+from chainft.data.store import FeatureStore
+from chainft.errors import MemoryError_
+from chainft.tasks.base import Task
+from chainft.train.faults import fault_point
+from chainft.train.schedule import lr_factor
+
+logger = logging.getLogger(__name__)
+
+OVERHEAD_TOKENS = {"cpu": 64, "cuda": 2048, "mps": 1024}
+"""Cost of one more micro-batch in tokens. CPU: measured with MiniLM on two cores; the others are estimates."""
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What one update did."""
+
+    step: int
+    """Updates done so far, this one included."""
+    loss: float
+    """Mean loss a target over the global batch."""
+    lr: float
+    grad_norm: float
+    """Norm before clipping."""
+    num_examples: int
+    num_tokens: int
+    """Tokens of the batch without padding."""
+    finite: bool
+    """False: loss or gradient was not finite and the update was left out."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How many updates make an epoch and the whole training."""
+
+    num_examples: int
+    batch_size: int
+    total_steps: int
+
+    @classmethod
+    def of(cls, config: RunConfig, num_examples: int) -> Course:
+        per_epoch = math.ceil(num_examples / config.train.batch_size)
+        total = config.train.max_steps or math.ceil(config.train.num_train_epochs * per_epoch)
+        return cls(num_examples, config.train.batch_size, total)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.num_examples / self.batch_size)
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs done after `step` updates."""
+        return step / self.steps_per_epoch
+
+
+class Learner:
+    """Model, optimizer and data of one process; `update(step)` does the step from the state after `step` updates."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        task: Task,
+        store: FeatureStore,
+        *,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        config: RunConfig,
+    ) -> None:
+        self.config = config
+        self.task = task
+        self.store = store
+        self.accelerator = accelerator
+        self.course = Course.of(config, len(store.first_of) - 1)
+        self.max_rows = config.train.micro_batch_size or config.train.batch_size
+        """Most rows in one forward pass; halved when memory runs out, and kept in the checkpoint."""
+        self.plain_optimizer = optimizer
+        self.plain_model = model
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def steps(self, start: int) -> Iterator[StepFacts]:
+        """Do the updates after the first `start` ones, one at a time, and say what each did."""
+        for step in range(start, self.course.total_steps):
+            yield self.update(step)
+
+    def update(self, step: int) -> StepFacts:
+        """One update; with a smaller micro-batch and from its beginning when memory runs out."""
+        while True:
+            try:
+                return self._update(step)
+            except torch.OutOfMemoryError:
+                pass  # Leave the handler first: its traceback holds the tensors that filled the memory.
+            self.optimizer.zero_grad(set_to_none=True)
+            self._halve_micro_batch(step)
+
+    def rows_of(self, step: int) -> list[int]:
+        """The features of a step's global batch, all windows of each example."""
+        first = self.store.first_of
+        return [row for example in self.examples_of(step) for row in range(first[example], first[example + 1])]
+
+    def examples_of(self, step: int) -> Sequence[int]:
+        """The examples of a step's global batch."""
+        epoch, position = divmod(step, self.course.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_order(self.course.num_examples, seed=self.config.seed, epoch=epoch)
+            self._order = (epoch, order)
+        start = position * self.course.batch_size
+        return [int(example) for example in self._order[1][start : start + self.course.batch_size]]
+
+    def micro_batches_of(self, step: int) -> list[Batch]:
+        """The global batch of a step, cut by length and padded."""
+        rows = self.rows_of(step)
+        groups = micro_batches(
+            self.store.lengths[rows].tolist(),
+            max_rows=self.max_rows,
+            max_tokens=self.config.train.micro_batch_tokens,
+            overhead=OVERHEAD_TOKENS.get(self.accelerator.device.type, 64),
+        )
+        features = [[rows[position] for position in group] for group in groups]
+        return [collate([self.store[row] for row in chosen], self.task, chosen) for chosen in features]
+
+    def _update(self, step: int) -> StepFacts:
+        batches = self.micro_batches_of(step)
+        num_targets = sum(self.task.num_targets(batch) for batch in batches)
+        lr = self._set_lr(step)
+        self.model.train()
+        loss = self._accumulate(batches, step, num_targets)
+        norm = self._clip()
+        finite = math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
+        if finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens = sum(int(batch.lengths.sum()) for batch in batches)
+        return StepFacts(step + 1, loss, lr, norm, len(self.examples_of(step)), tokens, finite)
+
+    def _accumulate(self, batches: Sequence[Batch], step: int, num_targets: float) -> float:
+        """Backward of every micro-batch; the loss a target of the whole batch."""
+        total = torch.zeros((), dtype=torch.float64, device=_float64_device(self.accelerator.device))
+        for number, batch in enumerate(batches):
+            seed_step(self.config.seed, step, number)
+            fault_point("forward", step=step + 1)
+            moved = batch.to(self.accelerator.device)
+            with self.accelerator.autocast():
+                output = self.model(**moved.inputs)
+            loss = self.task.loss(output, moved) / max(num_targets, 1e-12)
+            if fault_point("loss", step=step + 1):
+                loss = loss * float("nan")
+            fault_point("backward", step=step + 1)
+            self.accelerator.backward(loss)
+            total += loss.detach().to(total.device, torch.float64)
+        return float(total)
+
+    def _clip(self) -> float:
+        parameters = [p for p in self.plain_model.parameters() if p.grad is not None]
+        limit = self.config.train.max_grad_norm
+        return float(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
+
+    def _set_lr(self, step: int) -> float:
+        factor = lr_factor(step, total_steps=self.course.total_steps, config=self.config.scheduler)
+        lr = self.config.optimizer.lr * factor
+        for group in self.plain_optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _halve_micro_batch(self, step: int) -> None:
+        if self.max_rows == 1:
+            raise MemoryError_(
+                f"out of memory at step {step + 1} with one example at a time",
+                slug="out-of-memory",
+                key="train.micro_batch_size",
+                help="lower model.max_length, set train.gradient_checkpointing=true, or take a smaller model",
+            )
+        self.max_rows = max(1, min(self.max_rows, len(self.rows_of(step))) // 2)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning(
+            "out of memory at step %d: going on with at most %d examples at a time, the same batch of %d",
+            step + 1,
+            self.max_rows,
+            self.config.train.batch_size,
+        )
+
+
+def seed_step(seed: int, step: int, number: int) -> None:
+    """Seed torch for micro-batch `number` of `step`: independent of everything that happened before."""
+    state = np.random.SeedSequence([seed, step, number]).generate_state(2, np.uint32)
+    torch.manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def _float64_device(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "mps" else device

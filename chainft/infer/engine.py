@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from chainft.data.batching import by_length, collate, feature_lengths
 from chainft.data.example import Example
 from chainft.data.store import FeatureStore
+from chainft.errors import MemoryError_
 from chainft.tasks.base import Arrays, Prediction, Scores, Task, merge_scores
 
 BATCHES_A_STRETCH = 32
@@ -110,9 +111,14 @@ class Engine:
         """One forward pass; in halves when memory runs out."""
         try:
             return self._forward(rows, chosen)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if len(rows) == 1:
-                raise
+                raise MemoryError_(
+                    f"out of memory predicting one example of {len(rows[0]['input_ids'])} tokens",
+                    slug="out-of-memory",
+                    key="model.max_length",
+                    help="lower model.max_length or take a smaller model",
+                ) from error
         half = len(rows) // 2
         return [*self._run_batch(rows[:half], chosen[:half]), *self._run_batch(rows[half:], chosen[half:])]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from chainft.train.faults import fault_point
 from chainft.train.schedule import lr_factor
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 OVERHEAD_TOKENS = {"cpu": 64, "cuda": 2048, "mps": 1024}
 """Cost of one more micro-batch in tokens. CPU: measured with MiniLM on two cores; the others are estimates."""
@@ -97,20 +100,14 @@ class Learner:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self._order: tuple[int, np.ndarray] | None = None
 
-    def steps(self, start: int) -> Iterator[StepFacts]:
-        """Do the updates after the first `start` ones, one at a time, and say what each did."""
-        for step in range(start, self.course.total_steps):
-            yield self.update(step)
-
     def update(self, step: int) -> StepFacts:
         """One update; with a smaller micro-batch and from its beginning when memory runs out."""
-        while True:
-            try:
-                return self._update(step)
-            except torch.OutOfMemoryError:
-                pass  # Leave the handler first: its traceback holds the tensors that filled the memory.
-            self.optimizer.zero_grad(set_to_none=True)
-            self._halve_micro_batch(step)
+        return self._within_memory(step, self._update)
+
+    def measure(self, step: int) -> None:
+        """The forward and backward passes of a step without the update: for time, and to try the memory."""
+        self._within_memory(step, self._forward_and_backward)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def rows_of(self, step: int) -> list[int]:
         """The features of a step's global batch, all windows of each example."""
@@ -138,22 +135,30 @@ class Learner:
         features = [[rows[position] for position in group] for group in groups]
         return [collate([self.store[row] for row in chosen], self.task, chosen) for chosen in features]
 
+    def _within_memory(self, step: int, work: Callable[[int], Result]) -> Result:
+        while True:
+            try:
+                return work(step)
+            except torch.OutOfMemoryError:
+                pass  # Leave the handler first: its traceback holds the tensors that filled the memory.
+            self.optimizer.zero_grad(set_to_none=True)
+            self._halve_micro_batch(step)
+
     def _update(self, step: int) -> StepFacts:
-        batches = self.micro_batches_of(step)
-        num_targets = sum(self.task.num_targets(batch) for batch in batches)
         lr = self._set_lr(step)
-        self.model.train()
-        loss = self._accumulate(batches, step, num_targets)
+        loss, tokens = self._forward_and_backward(step)
         norm = self._clip()
         finite = math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
         if finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        tokens = sum(int(batch.lengths.sum()) for batch in batches)
         return StepFacts(step + 1, loss, lr, norm, len(self.examples_of(step)), tokens, finite)
 
-    def _accumulate(self, batches: Sequence[Batch], step: int, num_targets: float) -> float:
-        """Backward of every micro-batch; the loss a target of the whole batch."""
+    def _forward_and_backward(self, step: int) -> tuple[float, int]:
+        """Gradients of the whole batch; its loss a target, and its tokens."""
+        batches = self.micro_batches_of(step)
+        num_targets = sum(self.task.num_targets(batch) for batch in batches)
+        self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=_float64_device(self.accelerator.device))
         for number, batch in enumerate(batches):
             seed_step(self.config.seed, step, number)
@@ -167,7 +172,7 @@ class Learner:
             fault_point("backward", step=step + 1)
             self.accelerator.backward(loss)
             total += loss.detach().to(total.device, torch.float64)
-        return float(total)
+        return float(total), sum(int(batch.lengths.sum()) for batch in batches)
 
     def _clip(self) -> float:
         parameters = [p for p in self.plain_model.parameters() if p.grad is not None]

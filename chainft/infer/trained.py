@@ -1,0 +1,109 @@
+"""A finished run as something to predict with: reads `model/` of a run folder, or such a folder by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from chainft import __version__
+from chainft.config.parse import dump, parse
+from chainft.config.run import ModelConfig, TaskConfig
+from chainft.errors import CheckpointError, ConfigError, ModelError
+from chainft.models.load import load_tokenizer, load_trained
+from chainft.registry import find
+from chainft.run_folder import write_json
+from chainft.tasks.base import Labels, Task
+
+FORMAT = 1
+STATE_FILE = "chainft.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A task with its labels and tokenizer, and its fine-tuned model in evaluation mode."""
+
+    folder: Path
+    task: Task
+    model: PreTrainedModel
+
+
+def save_trained(folder: Path, model: PreTrainedModel, task: Task) -> None:
+    """Write a plain Hugging Face folder: weights, config with label names, tokenizer, and the task's settings."""
+    model.save_pretrained(folder)
+    task.tokenizer.save_pretrained(folder)
+    state = {
+        "format": FORMAT,
+        "chainft": __version__,
+        "task": dump(task.config),
+        "labels": list(task.labels.names),
+        "max_length": task.max_length,
+    }
+    write_json(folder / STATE_FILE, state)
+
+
+def load_run(path: Path) -> Trained:
+    """The model that a run trained. Raises ConfigError or ModelError for a folder that holds none."""
+    folder = model_folder(path)
+    task = load_task(folder)
+    return Trained(folder, task, load_trained(str(folder), task).eval())
+
+
+def model_folder(path: Path) -> Path:
+    """`path` or its `model/`, whichever holds a trained model."""
+    for folder in (path / "model", path):
+        if (folder / STATE_FILE).is_file():
+            return folder
+    if not path.is_dir():
+        raise ConfigError(
+            f"run folder {str(path)!r} does not exist",
+            slug="no-run",
+            where=str(path),
+            help="give the folder that 'chainft train' printed, such as runs/<date>_<time>_<task>",
+        )
+    if (path / "checkpoints").is_dir():
+        raise ModelError(
+            f"run {str(path)!r} has not finished: it has checkpoints but no model yet",
+            slug="unfinished-run",
+            where=str(path),
+            help=f"finish it by 'chainft train run={path} resume=true'",
+        )
+    raise ModelError(
+        f"{str(path)!r} holds no trained model ({STATE_FILE} is missing)",
+        slug="no-trained-model",
+        where=str(path),
+        help="give the folder of a finished run",
+    )
+
+
+def load_task(folder: Path) -> Task:
+    """The task as it was trained, with labels, tokenizer and length limit."""
+    state = _read_state(folder / STATE_FILE)
+    name = str(state["task"].get("name"))
+    plugin = find("task", name, key="task.name")
+    config: TaskConfig = parse(plugin.config_class, state["task"], at="task")
+    task: Task = plugin(config)
+    task.labels = Labels(tuple(state["labels"]))
+    task.prepare(load_tokenizer(ModelConfig(path=str(folder))), max_length=int(state["max_length"]))
+    return task
+
+
+def _read_state(path: Path) -> Mapping[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path.name} is damaged: {error}", slug="damaged", where=str(path)) from error
+    if not isinstance(state, dict) or not {"format", "task", "labels", "max_length"} <= state.keys():
+        raise CheckpointError(f"{path.name} is not whole", slug="damaged", where=str(path))
+    if state["format"] > FORMAT:
+        raise CheckpointError(
+            f"made by chainft {state.get('chainft')}, you have {__version__}",
+            slug="newer-format",
+            where=str(path),
+            help="upgrade chainft",
+        )
+    return state

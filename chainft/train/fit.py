@@ -1,0 +1,247 @@
+"""The training loop: takes steps, and decides when to evaluate, save and stop. Numbers are made in `learner`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from chainft.config.run import Interval, RunConfig
+from chainft.data.example import Example
+from chainft.errors import ConfigError, DivergedError, Interrupted, Stopped, did_you_mean
+from chainft.run_folder import RunFolder, write_json
+from chainft.tasks.base import Scores
+from chainft.train.checkpoint import Checkpoint, CheckpointStore
+from chainft.train.faults import fault_point
+from chainft.train.learner import Course, Learner, StepFacts
+from chainft.train.optimizer import pack_optimizer, restore_optimizer
+from chainft.train.recorder import Recorder
+from chainft.train.signals import StopRequest
+
+logger = logging.getLogger(__name__)
+
+FP16_SKIPS = 20
+"""Steps in a row that fp16's loss scaling may leave out while it looks for its scale."""
+
+
+@dataclass(frozen=True)
+class FitState:
+    """Where training stands; with weights and optimizer state, all that resuming needs."""
+
+    step: int = 0
+    evaluated_step: int = 0
+    """The last step whose evaluation is done; with `step`, tells whether one was interrupted."""
+    best_step: int | None = None
+    best_value: float | None = None
+    evaluations_without_improvement: int = 0
+    nonfinite_steps: int = 0
+    """Steps in a row that were left out."""
+    max_rows: int | None = None
+    """Micro-batch after running out of memory."""
+    train_time_s: float = 0.0
+    stopped_early: bool = False
+    before: Mapping[str, Any] | None = None
+    """Test scores before the first step."""
+
+
+Evaluate = Callable[[int], Scores]
+"""Scores the validation examples with the current weights; receives the step, for the log."""
+
+
+class Fit:
+    """One training: `run()` goes from the current state to the end."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        checkpoints: CheckpointStore,
+        *,
+        folder: RunFolder,
+        recorder: Recorder,
+        stop: StopRequest,
+        evaluate: Evaluate | None,
+        examples: Sequence[Example],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.learner = learner
+        self.checkpoints = checkpoints
+        self.folder = folder
+        self.recorder = recorder
+        self.stop = stop
+        self.evaluate = evaluate
+        self.examples = examples
+        self.facts = facts
+        self.state = FitState()
+        self.metric = learner.config.evaluation.metric or learner.task.main_metric
+
+    def run(self) -> FitState:
+        """Train to the end. Raises Stopped or Interrupted after saving, DivergedError without."""
+        if self.state.evaluated_step < self.state.step:
+            self._after_step()
+        while self.state.step < self.learner.course.total_steps and not self.state.stopped_early:
+            start = time.perf_counter()
+            facts = self.learner.update(self.state.step)
+            self._count(facts, time.perf_counter() - start)
+            self.recorder.step(facts, self._epoch(), self.state.train_time_s)
+            self._after_step()
+        if self.state.step not in self.checkpoints.steps():
+            self.save()
+        return self.state
+
+    def save(self) -> None:
+        """Commit a checkpoint of the current state."""
+        fault_point("save", step=self.state.step)
+        tensors, groups = pack_optimizer(self.learner.plain_optimizer, self.learner.plain_model)
+        state = asdict(replace(self.state, max_rows=self.learner.max_rows))
+        self.checkpoints.save(
+            self.state.step,
+            tensors={"model": self.learner.plain_model.state_dict(), "optimizer": tensors},
+            state={"fit": state, "optimizer": groups, "scaler": self._scaler_state()},
+            facts={**self.facts, "step": self.state.step, "epoch": self._epoch()},
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put weights, optimizer and counters back as `checkpoint` holds them."""
+        self.learner.plain_model.load_state_dict(checkpoint.load("model"))
+        restore_optimizer(
+            self.learner.plain_optimizer,
+            self.learner.plain_model,
+            checkpoint.load("optimizer"),
+            checkpoint.state["optimizer"],
+        )
+        self.state = FitState(**checkpoint.state["fit"])
+        self.learner.max_rows = self.state.max_rows or self.learner.max_rows
+        if self.learner.accelerator.scaler is not None and checkpoint.state["scaler"]:
+            self.learner.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
+        if self.state.best_step in self.checkpoints.steps():
+            self.checkpoints.mark_best(self.state.best_step)
+
+    def _after_step(self) -> None:
+        """Whatever is due after the current step: stop, evaluation, checkpoint."""
+        step = self.state.step
+        if self.stop.signal is not None:
+            self._save_and_leave()
+        pending = self.state.evaluated_step < step
+        if pending and self.evaluate is not None and self._due(self.learner.config.evaluation.every):
+            self._evaluate(self.evaluate)
+        self.state = replace(self.state, evaluated_step=step)
+        if self._save_is_due() and step not in self.checkpoints.steps():
+            self.save()
+        self.checkpoints.rotate()
+        if self.stop.signal is not None:
+            self._save_and_leave()
+
+    def _evaluate(self, evaluate: Evaluate) -> None:
+        """Score, remember the best, count patience; saves what was best and what is due."""
+        try:
+            scores = evaluate(self.state.step)
+        except (Stopped, Interrupted):
+            self._save_and_leave()  # The evaluation is done again by the run that goes on.
+            raise
+        value = self._value_of(scores)
+        self.recorder.evaluation("validation", self.state.step, self._epoch(), scores)
+        settings = self.learner.config.evaluation
+        improved = self.state.best_value is None or self._gain(value) > settings.min_delta
+        waited = 0 if improved else self.state.evaluations_without_improvement + 1
+        self.state = replace(
+            self.state,
+            evaluated_step=self.state.step,
+            evaluations_without_improvement=waited,
+            stopped_early=settings.patience is not None and waited >= settings.patience,
+        )
+        if improved:
+            self.state = replace(self.state, best_step=self.state.step, best_value=value)
+        if improved:
+            self.save()
+            self.checkpoints.mark_best(self.state.step)
+
+    def _gain(self, value: float) -> float:
+        best = self.state.best_value if self.state.best_value is not None else 0.0
+        return value - best if greater_is_better(self.learner.config, self.metric) else best - value
+
+    def _value_of(self, scores: Scores) -> float:
+        if self.metric not in scores.values:
+            raise unknown_metric(self.metric, scores.values)
+        return scores.values[self.metric]
+
+    def _count(self, facts: StepFacts, seconds: float) -> None:
+        """Advance the state by a step; stop where too many steps in a row were not finite."""
+        nonfinite = 0 if facts.finite else self.state.nonfinite_steps + 1
+        allowed = self.learner.config.train.max_nonfinite_steps
+        if nonfinite > (max(allowed, FP16_SKIPS) if self.learner.accelerator.scaler is not None else allowed):
+            self._diverged(facts)
+        if nonfinite:
+            logger.warning("step %d left out: loss %s, gradient norm %s", facts.step, facts.loss, facts.grad_norm)
+        spent = self.state.train_time_s + seconds
+        self.state = replace(self.state, step=facts.step, nonfinite_steps=nonfinite, train_time_s=spent)
+
+    def _diverged(self, facts: StepFacts) -> None:
+        chosen = [(index, self.examples[index]) for index in self.learner.examples_of(facts.step - 1)]
+        path = self.folder.path / "bad_batch.json"
+        batch = [{"example": index, "where": one.where(), "values": dict(one.values)} for index, one in chosen]
+        write_json(
+            path,
+            {"step": facts.step, "loss": str(facts.loss), "grad_norm": str(facts.grad_norm), "examples": batch},
+        )
+        raise DivergedError(
+            f"step {facts.step}: the loss is {facts.loss}, the gradient norm {facts.grad_norm}; nothing was updated",
+            slug="not-finite",
+            where=f"{path} (the examples of this batch)",
+            key="optimizer.lr",
+            help=f"lower optimizer.lr ({self.learner.config.optimizer.lr:g}), warm up longer, or look at these examples"
+            + ("; with fp16, try train.mixed_precision=bf16" if self.learner.accelerator.scaler is not None else ""),
+        )
+
+    def _save_and_leave(self) -> None:
+        if self.state.step > 0 and self.state.step not in self.checkpoints.steps():
+            self.save()
+        self.stop.check()
+
+    def _save_is_due(self) -> bool:
+        """Checkpoints come with the evaluations unless configured otherwise; each epoch where there are none."""
+        settings = self.learner.config
+        if settings.checkpoint.every != "evaluation":
+            return self._due(settings.checkpoint.every)
+        return self._due("epoch" if self.evaluate is None else settings.evaluation.every)
+
+    def _due(self, every: Interval) -> bool:
+        return is_due(every, self.state.step, self.learner.course)
+
+    def _epoch(self) -> float:
+        return self.learner.course.epoch_at(self.state.step)
+
+    def _scaler_state(self) -> Mapping[str, Any] | None:
+        scaler = self.learner.accelerator.scaler
+        return scaler.state_dict() if scaler is not None else None
+
+
+def is_due(every: Interval, step: int, course: Course) -> bool:
+    """Whether something that happens `every` so often happens after `step` updates; always after the last one."""
+    if step == course.total_steps:
+        return True
+    if every == "epoch":
+        interval = course.steps_per_epoch
+    elif isinstance(every, float):
+        interval = max(1, round(every * course.total_steps))
+    else:
+        interval = every
+    return step % interval == 0
+
+
+def greater_is_better(config: RunConfig, metric: str) -> bool:
+    """The direction of a metric: as configured, else losses and perplexity fall and everything else rises."""
+    if config.evaluation.greater_is_better is not None:
+        return config.evaluation.greater_is_better
+    return not metric.endswith(("loss", "perplexity"))
+
+
+def unknown_metric(metric: str, values: Mapping[str, float]) -> ConfigError:
+    """The error for a metric that the task does not report."""
+    return ConfigError(
+        f"there is no metric {metric!r}; this task reports {', '.join(sorted(values))}",
+        slug="unknown-metric",
+        key="evaluation.metric",
+        help=did_you_mean(metric, values),
+    )

@@ -1,0 +1,69 @@
+"""The plan of a run: what will be trained on what, in how many steps, for how long. Printed before step 1."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chainft.config.run import RunConfig
+from chainft.train.learner import Learner
+from chainft.train.prepare import Prepared
+from chainft.train.schedule import warmup_steps_of
+
+
+def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: Path, from_step: int) -> dict[str, Any]:
+    """The content of `plan.json`; rehearses one step for the time estimate, which leaves no trace."""
+    model, course = learner.plain_model, learner.course
+    seconds = rehearse(learner, from_step) if from_step < course.total_steps else 0.0
+    return {
+        "task": config.task.name,
+        "run": str(run),
+        "model": {
+            "path": config.model.path,
+            "class": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "new": list(prepared.loaded.new),
+            "max_length": prepared.task.max_length,
+        },
+        "data": _data(prepared),
+        "batch_size": config.train.batch_size,
+        "micro_batches_per_step": len(learner.micro_batches_of(min(from_step, course.total_steps - 1))),
+        "steps": course.total_steps,
+        "from_step": from_step,
+        "steps_per_epoch": course.steps_per_epoch,
+        "epochs": course.epoch_at(course.total_steps),
+        "optimizer": config.optimizer.name,
+        "lr": config.optimizer.lr,
+        "scheduler": config.scheduler.name,
+        "warmup_steps": warmup_steps_of(course.total_steps, config.scheduler),
+        "mixed_precision": config.train.mixed_precision,
+        "device": str(learner.accelerator.device),
+        "seed": config.seed,
+        "estimated_time_s": seconds * (course.total_steps - from_step),
+    }
+
+
+def rehearse(learner: Learner, step: int) -> float:
+    """Seconds of the forward and backward passes of a step; weights, optimizer and random state stay as they are."""
+    random_state = torch.random.get_rng_state()
+    start = time.perf_counter()
+    learner.measure(step)
+    seconds = time.perf_counter() - start
+    torch.random.set_rng_state(random_state)
+    return seconds
+
+
+def _data(prepared: Prepared) -> dict[str, Any]:
+    splits: dict[str, Any] = {
+        name: {
+            "examples": len(prepared.splits.examples[name]),
+            "features": len(store),
+            "tokens": int(store.lengths.sum()),
+        }
+        for name, store in prepared.stores.items()
+    }
+    return {**splits, "labels": list(prepared.task.labels.names)}

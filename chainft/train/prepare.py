@@ -1,0 +1,145 @@
+"""From a config to everything a training needs, in the order in which errors are cheapest to find.
+
+Settings against the machine, then data and labels, then tokenizer, then weights: see `prepare`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from chainft.config.run import RunConfig
+from chainft.data.card import data_card
+from chainft.data.contract import check_contract
+from chainft.data.example import Finding, Split
+from chainft.data.load import Splits, load_splits
+from chainft.data.store import FeatureStore, open_store
+from chainft.errors import ConfigError, DataError, Problem
+from chainft.models.load import LoadedModel, load_config, load_model, load_tokenizer, max_length_of
+from chainft.registry import find
+from chainft.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Receives what is being done, how much is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data, task and model, ready to train."""
+
+    task: Task
+    splits: Splits
+    stores: Mapping[Split, FeatureStore]
+    findings: tuple[Finding, ...]
+    card: Mapping[str, Any]
+    """Content of `data_card.json`."""
+    loaded: LoadedModel
+
+
+def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
+    """The device and arithmetic of the run. Raises ConfigError for what this machine cannot do."""
+    device = config.train.device
+    if (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise ConfigError(
+            f"train.device={device!r}, but this machine has none that torch {torch.__version__} can use",
+            slug="no-device",
+            key="train.device",
+            help="use train.device=auto or cpu; 'chainft doctor' lists the devices",
+        )
+    on_cuda = torch.cuda.is_available() and device in ("auto", "cuda")
+    if config.train.mixed_precision == "fp16" and not on_cuda:
+        raise ConfigError(
+            "train.mixed_precision='fp16' needs a CUDA GPU",
+            slug="unsupported-precision",
+            key="train.mixed_precision",
+            help="use train.mixed_precision=bf16 or no",
+        )
+    _check_tracker(config)
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=config.train.mixed_precision,
+        log_with=None if config.tracker.name == "none" else config.tracker.name,
+        project_dir=str(folder),
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def prepare(config: RunConfig, *, progress: Progress, poll: Callable[[], None]) -> Prepared:
+    """Read and check the data, tokenise it, and load the model."""
+    task = new_task(config)
+    load_config(config.model)  # A wrong model name is found before the data is read.
+    splits = load_splits(config.data, task)
+    poll()
+    task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
+    stores, max_length = tokenise(config, task, splits, progress=progress, poll=poll)
+    findings = check_contract(
+        splits,
+        task,
+        lengths={name: store.lengths.tolist() for name, store in stores.items()},
+        max_length=max_length,
+    )
+    stop_on_errors(findings)
+    lengths = {name: store.lengths.tolist() for name, store in stores.items()}
+    card = data_card(splits, task, findings, lengths)
+    loaded = load_model(config.model, task, seed=config.seed)
+    return Prepared(task, splits, stores, tuple(findings), card, loaded)
+
+
+def new_task(config: RunConfig) -> Task:
+    """The task plug-in of a config."""
+    task: Task = find("task", config.task.name, key="task.name")(config.task)
+    return task
+
+
+def tokenise(
+    config: RunConfig, task: Task, splits: Splits, *, progress: Progress, poll: Callable[[], None]
+) -> tuple[dict[Split, FeatureStore], int]:
+    """Give the task its tokenizer and open the tokenised store of each split that has examples."""
+    tokenizer = load_tokenizer(config.model)
+    max_length = max_length_of(config.model, load_config(config.model), tokenizer)
+    task.prepare(tokenizer, max_length=max_length)
+    cache = Path(config.data.cache_dir) if config.data.cache_dir else None
+
+    def report(split: str) -> Callable[[int, int], None]:
+        def tell(done: int, total: int) -> None:
+            poll()
+            progress(f"tokenise {split}", done, total)
+
+        return tell
+
+    stores = {
+        name: open_store(examples, task, cache_dir=cache, split=name, progress=report(name))
+        for name, examples in splits.examples.items()
+        if len(examples)
+    }
+    return stores, max_length
+
+
+def stop_on_errors(findings: list[Finding]) -> None:
+    """Raise DataError that holds every finding of severity error."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise DataError.of(Problem(one.slug, one.message, one.where, None, one.help) for one in errors)
+
+
+def _check_tracker(config: RunConfig) -> None:
+    packages = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+    name = config.tracker.name
+    if name != "none" and importlib.util.find_spec(packages[name]) is None:
+        raise ConfigError(
+            f"tracker {name!r} is not installed",
+            slug="tracker-not-installed",
+            key="tracker.name",
+            help="pip install 'chainft[track]'",
+        )

@@ -1,0 +1,245 @@
+"""One training run from config to report: what `chainft train` does, phase by phase."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+
+from chainft.config.compose import Composed
+from chainft.config.parse import dump
+from chainft.config.run import RunConfig
+from chainft.data.example import Split
+from chainft.errors import ChainftError, CheckpointError
+from chainft.infer.engine import Engine, score
+from chainft.report.console import print_findings, print_next, print_plan, print_results
+from chainft.report.logs import setup_logging
+from chainft.report.progress import PhaseProgress, TrainProgress
+from chainft.run_folder import RunFolder, create, lock, new_run_path, write_json, write_text
+from chainft.tasks.base import Scores, merge_scores
+from chainft.train.checkpoint import Checkpoint, CheckpointStore
+from chainft.train.environment import environment_facts
+from chainft.train.finish import WorstMistakes, score_and_write, scores_to_json, write_artefacts
+from chainft.train.fit import Fit, FitState, unknown_metric
+from chainft.train.learner import Learner
+from chainft.train.optimizer import build_optimizer
+from chainft.train.plan import make_plan
+from chainft.train.prepare import Prepared, make_accelerator, prepare
+from chainft.train.recorder import Recorder
+from chainft.train.signals import StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+def run_training(composed: Composed) -> dict[str, Any]:
+    """Train as configured, or go on with a run; returns what `all_results.json` holds.
+
+    Raises ChainftError for everything that a user can mend; Stopped or Interrupted after saving.
+    """
+    folder = _open_folder(composed.config)
+    with ExitStack() as stack:
+        stack.enter_context(lock(folder))
+        setup_logging(folder.log)
+        stop = stack.enter_context(StopRequest(folder.path))
+        try:
+            return Session(composed, folder, stop).run()
+        except ChainftError as error:
+            logger.error("%s", error.render())
+            raise
+
+
+def _open_folder(config: RunConfig) -> RunFolder:
+    """The folder of the run: a new one, or with `resume` the existing one."""
+    if config.resume and config.run:
+        return RunFolder(Path(config.run))
+    return create(Path(config.run) if config.run else new_run_path(config.runs_dir, config.task.name))
+
+
+class Session:
+    """The phases of one run, in order; each leaves its file in the run folder."""
+
+    def __init__(self, composed: Composed, folder: RunFolder, stop: StopRequest) -> None:
+        self.composed = composed
+        self.config = composed.config
+        self.folder = folder
+        self.stop = stop
+
+    def run(self) -> dict[str, Any]:
+        """All phases; returns the results."""
+        accelerator = make_accelerator(self.config, self.folder.path)
+        self._write_config()
+        with PhaseProgress() as phase:
+            prepared = prepare(self.config, progress=phase.update, poll=self.stop.check)
+        self._write_data_facts(prepared)
+        self._check_metric(prepared)
+        prepared.loaded.model.to(accelerator.device)
+        fit = self._make_fit(prepared, accelerator)
+        self._write_plan(prepared, fit)
+        fit.run()
+        results = self._finish(prepared, fit)
+        accelerator.end_training()
+        return results
+
+    def _write_config(self) -> None:
+        config = yaml.safe_dump(self.composed.unresolved, sort_keys=False, allow_unicode=True)
+        write_text(self.folder.config, config)
+        write_text(self.folder.overrides, yaml.safe_dump(list(self.composed.overrides), allow_unicode=True))
+        write_json(self.folder.environment, environment_facts())
+
+    def _write_data_facts(self, prepared: Prepared) -> None:
+        write_json(self.folder.path / "data_card.json", dict(prepared.card))
+        rejected = prepared.splits.rejected
+        if rejected:
+            lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in rejected]
+            write_text(self.folder.path / "rejected.jsonl", "".join(lines))
+            logger.warning("%d malformed rows left out: see rejected.jsonl", len(rejected))
+        print_findings([asdict(finding) for finding in prepared.findings if finding.severity != "info"])
+
+    def _check_metric(self, prepared: Prepared) -> None:
+        """Find an unknown `evaluation.metric` before training: metrics name their values without any example."""
+        empty = merge_scores(metric.compute() for metric in prepared.task.metrics())
+        names = {"loss": 0.0, **empty.values, **prepared.task.loss_scores(1.0)}
+        metric = self.config.evaluation.metric
+        if metric is not None and metric not in names:
+            raise unknown_metric(metric, names)
+
+    def _make_fit(self, prepared: Prepared, accelerator: Accelerator) -> Fit:
+        """The training, at its beginning or where its last whole checkpoint left it."""
+        model = prepared.loaded.model
+        if self.config.train.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        learner = Learner(
+            model,
+            prepared.task,
+            prepared.stores["train"],
+            optimizer=build_optimizer(model, self.config.optimizer),
+            accelerator=accelerator,
+            config=self.config,
+        )
+        checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
+        found = checkpoints.latest() if self.config.resume else None
+        fit = Fit(
+            learner,
+            checkpoints,
+            folder=self.folder,
+            recorder=self._recorder(learner, from_step=found.step if found else -1),
+            stop=self.stop,
+            evaluate=self._evaluation(prepared, accelerator),
+            examples=prepared.splits.examples["train"],
+            facts={"data": prepared.splits.fingerprint, "environment": environment_facts()},
+        )
+        if found:
+            self._check_data(found, prepared)
+            fit.restore(found)
+            logger.info("going on from %s", found.path.name)
+        else:
+            fit.state = FitState(before=self._score_before(prepared, accelerator))
+        return fit
+
+    def _recorder(self, learner: Learner, *, from_step: int) -> Recorder:
+        display = TrainProgress(learner.course.total_steps, every=self.config.train.logging_steps)
+        return Recorder(self.folder.metrics, accelerator=learner.accelerator, display=display, from_step=from_step)
+
+    def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
+        if found.facts["data"] != prepared.splits.fingerprint and not self.config.allow_data_change:
+            raise CheckpointError(
+                f"the data changed since {found.path.name} was saved",
+                slug="data-changed",
+                where=str(found.path),
+                key="data",
+                help="bring the old files back, start a new run, or accept it by allow_data_change=true",
+            )
+
+    def _write_plan(self, prepared: Prepared, fit: Fit) -> None:
+        plan = make_plan(self.config, prepared, fit.learner, run=self.folder.path, from_step=fit.state.step)
+        write_json(self.folder.plan, plan)
+        print_plan(plan)
+        if self.config.tracker.name != "none":
+            fit.learner.accelerator.init_trackers(self.config.tracker.project, config=_flat(dump(self.config)))
+
+    def _engine(self, prepared: Prepared, accelerator: Accelerator) -> Engine:
+        return Engine(
+            prepared.loaded.model,
+            prepared.task,
+            self.config.evaluation.batch_size,
+            autocast=accelerator.autocast,
+            poll=self.stop.check,
+        )
+
+    def _score(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Scores:
+        engine = self._engine(prepared, accelerator)
+        with PhaseProgress() as phase:
+            predicted = engine.predict_store(
+                prepared.splits.examples[split],
+                prepared.stores[split],
+                progress=lambda done, total: phase.update(f"evaluate {split}", done, total),
+            )
+            return score(engine, predicted)
+
+    def _evaluation(self, prepared: Prepared, accelerator: Accelerator) -> Any:
+        if "validation" not in prepared.stores:
+            return None
+        return lambda step: self._score(prepared, accelerator, "validation")
+
+    def _score_before(self, prepared: Prepared, accelerator: Accelerator) -> Mapping[str, Any] | None:
+        if not self.config.evaluation.before_training or "test" not in prepared.stores:
+            return None
+        return scores_to_json(self._score(prepared, accelerator, "test"))
+
+    def _finish(self, prepared: Prepared, fit: Fit) -> dict[str, Any]:
+        """Score the best weights, write the artefacts, and tell how it went."""
+        best = fit.checkpoints.best() or fit.checkpoints.latest()
+        if best is not None:
+            prepared.loaded.model.load_state_dict(best.load("model"))
+        worst = WorstMistakes(self.config.report.max_mistakes)
+        scores: dict[str, Any] = {"validation": None, "test": None}
+        shown: Split = "test" if "test" in prepared.stores else "validation"
+        for split in ("validation", "test"):
+            if split in prepared.stores:
+                engine = self._engine(prepared, fit.learner.accelerator)
+                wanted = worst if split == shown else None
+                scores[split] = scores_to_json(
+                    score_and_write(engine, prepared, split, folder=self.folder, worst=wanted)
+                )
+        results = self._results(fit, best, scores)
+        engine = self._engine(prepared, fit.learner.accelerator)
+        write_artefacts(self.folder, engine, results, worst.sorted(), report=self.config.report.enabled)
+        print_results(results)
+        print_next(self.folder.path, self.config.task.name)
+        return results
+
+    def _results(self, fit: Fit, best: Checkpoint | None, scores: Mapping[str, Any]) -> dict[str, Any]:
+        step = best.step if best else fit.state.step
+        test = scores["test"] and {"before": fit.state.before, "after": scores["test"]}
+        return {
+            "format": 1,
+            "task": self.config.task.name,
+            "run": self.folder.path.name,
+            "main_metric": fit.metric,
+            "best": {"step": step, "epoch": fit.learner.course.epoch_at(step), "value": fit.state.best_value},
+            "steps": fit.state.step,
+            "epochs": fit.learner.course.epoch_at(fit.state.step),
+            "stopped_early": fit.state.stopped_early,
+            "train_time_s": fit.state.train_time_s,
+            "test": test,
+            "validation": scores["validation"],
+        }
+
+
+def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys with plain values, which every tracker takes."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{at}.{key}" if at else key
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, path))
+        else:
+            flat[path] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat

@@ -1,0 +1,142 @@
+"""What a config field's type allows: unwraps annotations, lists fields, words what is expected.
+
+`parse` reads values by it, `describe` and shell completion show it, hints search it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from chainft import registry
+from chainft.config.ranges import Limits
+from chainft.config.run import DataConfig, TaskConfig
+
+PLUGIN_KINDS: Mapping[type, registry.Kind] = {TaskConfig: "task", DataConfig: "source"}
+"""Config classes of which the plug-in named in `name` has the real one."""
+
+REQUIRED: Any = dataclasses.MISSING
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """One field of a config class."""
+
+    name: str
+    kind: Any
+    """Its type as annotated, `Annotated` and unions included."""
+    default: Any
+    """Its default, or `REQUIRED`."""
+
+
+@cache
+def fields_of(cls: type) -> tuple[FieldInfo, ...]:
+    """The fields of a config class in their order."""
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple(FieldInfo(f.name, hints[f.name], _default(f)) for f in dataclasses.fields(cls) if f.init)
+
+
+def unwrap(kind: Any) -> tuple[Any, Limits | None]:
+    """The bare type and its limits: `Annotated[int, Limits(low=1)]` -> `(int, Limits(low=1))`."""
+    if get_origin(kind) is not Annotated:
+        return kind, None
+    base, *notes = get_args(kind)
+    limits = next((note for note in notes if isinstance(note, Limits)), None)
+    return base, limits
+
+
+def members(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a union (flat), or the kind alone."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(inner for member in get_args(kind) for inner in members(member))
+    return (kind,)
+
+
+def config_class(kind: Any) -> type | None:
+    """The config class among the alternatives of `kind`, if there is one."""
+    return next((m for m in members(kind) if isinstance(m, type) and dataclasses.is_dataclass(m)), None)
+
+
+def concrete(cls: type, data: object) -> type:
+    """The config class of the plug-in that `data` names, or `cls` where none applies.
+
+    Raises ConfigError for a name that is no plug-in, SecurityError for one that is not allowed.
+    """
+    kind = PLUGIN_KINDS.get(cls)
+    name = data.get("name") if isinstance(data, Mapping) else None
+    if kind is None or not isinstance(name, str):
+        return cls
+    found = registry.find(kind, name, key=f"{'task' if kind == 'task' else 'data'}.name").config_class
+    return found if isinstance(found, type) else cls
+
+
+def expected(kind: Any) -> str:
+    """What a value of this kind is, in words: `a whole number in [1, inf) or null`."""
+    return " or ".join(dict.fromkeys(_one_expected(member) for member in members(kind)))
+
+
+def choices(kind: Any) -> tuple[Any, ...]:
+    """The literal values that a kind allows, for completion; empty where it is open."""
+    found: list[Any] = []
+    for member in members(kind):
+        base, _ = unwrap(member)
+        if get_origin(base) is Literal:
+            found.extend(get_args(base))
+        elif base is bool:
+            found.extend((True, False))
+    return tuple(found)
+
+
+def leaf_paths(cls: type, data: object = None, *, at: str = "") -> Iterator[str]:
+    """Dotted paths of all settings below a config class, with the plug-ins' own that `data` names."""
+    for info in fields_of(cls):
+        path = f"{at}.{info.name}" if at else info.name
+        inner = config_class(info.kind)
+        if inner is None:
+            yield path
+            continue
+        below = data.get(info.name) if isinstance(data, Mapping) else None
+        yield from leaf_paths(concrete(inner, below), below, at=path)
+
+
+def show(value: object) -> str:
+    """A value as a person writes it in YAML, shortened."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+_WORDS: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    types.NoneType: "null",
+}
+
+
+def _one_expected(kind: Any) -> str:
+    base, limits = unwrap(kind)
+    origin = get_origin(base)
+    if limits is not None:
+        return f"{_WORDS.get(base, str(base))} in {limits}"
+    if origin is Literal:
+        return " or ".join(str(choice) for choice in get_args(base))
+    if origin is tuple:
+        return f"a list (each {expected(get_args(base)[0])})"
+    if origin is not None and issubclass(origin, Mapping):
+        return f"a mapping (name: {expected(get_args(base)[1])})"
+    if isinstance(base, type) and dataclasses.is_dataclass(base):
+        return "a mapping of settings"
+    return _WORDS.get(base, getattr(base, "__name__", str(base)))

@@ -57,6 +57,8 @@ class Engine:
     batch_size: int
     autocast: Callable[[], AbstractContextManager[object]]
     poll: Poll = lambda: None
+    stretch: int | None = None
+    """Features that are sorted by length together; default: enough to leave little padding."""
     losses: LossSum = field(default_factory=LossSum)
 
     def predict_store(
@@ -64,7 +66,7 @@ class Engine:
     ) -> Iterator[Predicted]:
         """Predictions of tokenised examples, in order."""
         first = 0
-        for last in _stretches(store.first_of, self.batch_size * BATCHES_A_STRETCH):
+        for last in _stretches(store.first_of, self._size()):
             windows = [
                 [store[row] for row in range(store.first_of[index], store.first_of[index + 1])]
                 for index in range(first, last)
@@ -80,11 +82,14 @@ class Engine:
         pending: list[Example] = []
         for example in examples:
             pending.append(example)
-            if len(pending) == self.batch_size * BATCHES_A_STRETCH:
+            if len(pending) == self._size():
                 yield from self._stretch(pending, [self.task.encode(one) for one in pending], first)
                 first, pending = first + len(pending), []
         if pending:
             yield from self._stretch(pending, [self.task.encode(one) for one in pending], first)
+
+    def _size(self) -> int:
+        return self.stretch or self.batch_size * BATCHES_A_STRETCH
 
     def _stretch(
         self, examples: Sequence[Example], windows: Sequence[Sequence[Arrays]], first: int

@@ -1,0 +1,146 @@
+"""`chainft predict RUN_FOLDER ...`: texts in, JSON lines out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from chainft.errors import DataError, StorageError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the texts come from."""
+
+    name: str
+    lines: Iterable[str]
+    form: str
+    interactive: bool = False
+
+
+def run(arguments: list[str]) -> int:
+    """Parse the command line, predict, print."""
+    options = _parser().parse_args(arguments)
+    with ExitStack() as stack:
+        source = _source(options, stack)
+        output = _open_output(options.output, stack)
+        from chainft.infer.predict import predict
+        from chainft.report.logs import setup_logging
+
+        setup_logging(None, quiet=True)
+        predictions = predict(
+            options.run,
+            source.lines,
+            form="jsonl" if source.form == "jsonl" else "lines",
+            source=source.name,
+            batch_size=options.batch_size,
+            interactive=source.interactive,
+        )
+        for prediction in predictions:
+            output.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+            if source.interactive:
+                output.flush()
+        output.flush()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chainft predict",
+        description="Predict with a trained run. Reads the words given, a file, or standard input; "
+        "writes one JSON object a text, in the same order.",
+        epilog="examples:\n"
+        '  chainft predict runs/2026-01-01_12-00-00_ner "Ada Lovelace lived in London."\n'
+        "  chainft predict runs/2026-01-01_12-00-00_ner --file texts.txt --output answers.jsonl\n"
+        "  cat rows.jsonl | chainft predict runs/2026-01-01_12-00-00_classify --format jsonl",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="folder of a finished run, or its model/ folder")
+    parser.add_argument("words", nargs="*", metavar="TEXT", help="the text itself")
+    parser.add_argument("--file", type=Path, help="read texts from this file instead")
+    parser.add_argument(
+        "--format",
+        choices=["lines", "jsonl"],
+        help="lines: a text a line; jsonl: a JSON object a line with the task's columns "
+        "(default: jsonl for files ending in .jsonl, else lines)",
+    )
+    parser.add_argument("--output", type=Path, help="write to this file instead of standard output")
+    parser.add_argument("--batch-size", type=_positive, default=64, help="texts in one forward pass (default 64)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _source(options: argparse.Namespace, stack: ExitStack) -> Source:
+    if options.words and options.file:
+        raise DataError(
+            "give texts either as words or by --file, not both", slug="two-inputs", where=f"--file {options.file}"
+        )
+    if options.words:
+        if options.format:
+            raise DataError("--format has no effect on words of the command line", slug="no-effect")
+        text = " ".join(options.words)
+        if len(options.words) == 1 and Path(text).is_file():
+            print(f"note: {text!r} is taken as the text; to read the file, use --file {text}", file=sys.stderr)
+        return Source("the command line", [text], "lines")
+    if options.file:
+        form = options.format or ("jsonl" if options.file.suffix in (".jsonl", ".ndjson") else "lines")
+        return Source(str(options.file), _file_lines(options.file), form)
+    if sys.stdin.isatty():
+        print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
+    stdin = stack.enter_context(open(sys.stdin.fileno(), "rb", closefd=False))
+    return Source("standard input", _decoded(stdin, "standard input"), options.format or "lines", sys.stdin.isatty())
+
+
+def _file_lines(path: Path) -> Iterator[str]:
+    if not path.is_file():
+        kind = "is not a file" if path.exists() else "does not exist"
+        raise DataError(f"{str(path)!r} {kind}", slug="no-file", where=f"--file {path}")
+    return _decoded_file(path)
+
+
+def _decoded_file(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as stream:
+            yield from _decoded(stream, str(path))
+    except PermissionError as error:
+        raise DataError(
+            f"cannot read {str(path)!r}: {error.strerror}", slug="no-file", where=f"--file {path}"
+        ) from error
+
+
+def _decoded(stream: Iterable[bytes], name: str) -> Iterator[str]:
+    """Lines of UTF-8; a byte-order mark is dropped. Raises DataError with line and byte of what is not UTF-8."""
+    for number, line in enumerate(stream, start=1):
+        raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        try:
+            yield raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"byte {raw[error.start]:#04x} is not UTF-8",
+                slug="not-utf8",
+                where=f"{name}:{number}, byte {error.start + 1} of the line",
+                help="convert the text to UTF-8, for example with iconv",
+            ) from error
+
+
+def _open_output(path: Path | None, stack: ExitStack) -> TextIO:
+    if path is None:
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        return sys.stdout
+    try:
+        return stack.enter_context(path.open("w", encoding="utf-8", errors="backslashreplace"))
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {str(path)!r}: {error.strerror}", slug="write-failed", where=f"--output {path}"
+        ) from error

@@ -1,0 +1,89 @@
+"""The state of an optimizer as named tensors and JSON, and back: bitwise, keyed by parameter name, without pickle.
+
+Only state is kept, never settings: learning rate, betas and the like come from the config, so that a resumed run does
+what its config says. A tied parameter is one parameter under its first name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chainft.errors import CheckpointError
+
+_SEPARATOR = "::"
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors under `<parameter>::<entry>`, JSON with everything else) of the state after an update.
+
+    The tensors are the optimizer's own, not copies: save them before the next update.
+    """
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    shapes: dict[str, list[int]] = {}
+    for name, parameter in _named(optimizer, model):
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            shapes[name] = list(parameter.shape)
+            if isinstance(value, Tensor):
+                tensors[f"{name}{_SEPARATOR}{entry}"] = value
+            else:
+                scalars.setdefault(name, {})[entry] = value
+    return tensors, {"optimizer": type(optimizer).__name__, "shapes": shapes, "scalars": scalars}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], json: Mapping[str, Any]
+) -> None:
+    """Give `optimizer` the packed state, whole or not at all. Raises CheckpointError where it does not fit."""
+    if json["optimizer"] != type(optimizer).__name__:
+        raise _misfit(f"it is the state of {json['optimizer']}, the run uses {type(optimizer).__name__}")
+    known = _all_names(optimizer, model)
+    _check_shapes(known, json["shapes"])
+    fresh: dict[Tensor, dict[str, Any]] = {known[name]: dict(json["scalars"].get(name, {})) for name in json["shapes"]}
+    counters_on_device = _with_counters_on_device(optimizer)
+    for full_name, value in tensors.items():
+        name, _, entry = full_name.rpartition(_SEPARATOR)
+        parameter = known[name]
+        is_counter = entry == "step" and value.ndim == 0 and id(parameter) not in counters_on_device
+        device = torch.device("cpu") if is_counter else parameter.device
+        fresh[parameter][entry] = value.detach().to(device, copy=True)
+    optimizer.state.clear()
+    optimizer.state.update(fresh)
+
+
+def _check_shapes(known: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> None:
+    if unknown := sorted(shapes.keys() - known.keys()):
+        raise _misfit(f"it has state of parameters that are not trained here: {', '.join(unknown[:5])}")
+    for name, shape in shapes.items():
+        if list(known[name].shape) != shape:
+            raise _misfit(f"{name} had shape {shape}, here it has {list(known[name].shape)}")
+
+
+def _with_counters_on_device(optimizer: torch.optim.Optimizer) -> set[int]:
+    """Ids of the parameters whose step counter torch keeps beside them; it keeps the others on the CPU."""
+    groups = [group for group in optimizer.param_groups if group.get("fused") or group.get("capturable")]
+    return {id(parameter) for group in groups for parameter in group["params"]}
+
+
+def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(first name, parameter) of all that the optimizer trains, in the model's order."""
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    named = [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in trained]
+    if len(named) != len(trained):
+        raise ValueError("the optimizer trains parameters that are not the model's")
+    yield from named
+
+
+def _all_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Every trained parameter under each of its names: another order of modules may make another name the first."""
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: parameter for name, parameter in named if id(parameter) in trained}
+
+
+def _misfit(reason: str) -> CheckpointError:
+    return CheckpointError(f"the saved optimizer state does not fit: {reason}", slug="optimizer-state")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from chainft.errors import DataError, StorageError
+from chainft.errors import ConfigError, DataError, StorageError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
     """Parse the command line, predict, print."""
     options = _parser().parse_args(arguments)
     with ExitStack() as stack:
-        source = _source(options, stack)
+        source = _source(options)
         output = _open_output(options.output, stack)
         from chainft.infer.predict import predict
         from chainft.report.logs import setup_logging
@@ -81,25 +81,25 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _source(options: argparse.Namespace, stack: ExitStack) -> Source:
+def _source(options: argparse.Namespace) -> Source:
     if options.words and options.file:
-        raise DataError(
+        raise ConfigError(
             "give texts either as words or by --file, not both", slug="two-inputs", where=f"--file {options.file}"
         )
     if options.words:
         if options.format:
-            raise DataError("--format has no effect on words of the command line", slug="no-effect")
+            raise ConfigError("--format has no effect on words of the command line", slug="no-effect")
         text = " ".join(options.words)
         if len(options.words) == 1 and Path(text).is_file():
-            print(f"note: {text!r} is taken as the text; to read the file, use --file {text}", file=sys.stderr)
+            sys.stderr.write(f"note: {text!r} is taken as the text; to read the file, use --file {text}\n")
         return Source("the command line", [text], "lines")
     if options.file:
         form = options.format or ("jsonl" if options.file.suffix in (".jsonl", ".ndjson") else "lines")
         return Source(str(options.file), _file_lines(options.file), form)
     if sys.stdin.isatty():
-        print("type a text and press Enter; Ctrl-D ends", file=sys.stderr)
-    stdin = stack.enter_context(open(sys.stdin.fileno(), "rb", closefd=False))
-    return Source("standard input", _decoded(stdin, "standard input"), options.format or "lines", sys.stdin.isatty())
+        sys.stderr.write("type a text and press Enter; Ctrl-D ends\n")
+    lines = _decoded(sys.stdin.buffer, "standard input")
+    return Source("standard input", lines, options.format or "lines", sys.stdin.isatty())
 
 
 def _file_lines(path: Path) -> Iterator[str]:

@@ -1,0 +1,95 @@
+"""What may differ between a run and the settings with which it is resumed.
+
+Free: what changes no number. Refused: what makes another model or task. Everything else changes the numbers from
+here on, and needs its key in `allow_change`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from chainft.config.parse import dump
+from chainft.config.run import RunConfig
+from chainft.errors import ConfigError, Problem
+
+FREE = (
+    "run",
+    "runs_dir",
+    "resume",
+    "allow_change",
+    "allow_data_change",
+    "checkpoint",
+    "data.cache_dir",
+    "evaluation.batch_size",
+    "evaluation.patience",
+    "report",
+    "tracker",
+    "train.logging_steps",
+    "train.max_nonfinite_steps",
+)
+REFUSED = ("task", "model", "seed", "train.batch_size", "optimizer.name", "optimizer.options")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that differs."""
+
+    key: str
+    old: Any
+    new: Any
+    kind: Literal["free", "needs allow_change", "refused"]
+
+
+def changes(old: RunConfig, new: RunConfig) -> list[Change]:
+    """Every setting that differs, by dotted key."""
+    before, after = dict(_leaves(dump(old))), dict(_leaves(dump(new)))
+    keys = sorted(before.keys() | after.keys())
+    return [
+        Change(key, before.get(key), after.get(key), _kind(key))
+        for key in keys
+        if before.get(key) != after.get(key) and key != "resume"
+    ]
+
+
+def check_changes(old: RunConfig, new: RunConfig) -> None:
+    """Raise ConfigError that lists every change which this resumed run may not make."""
+    found = changes(old, new)
+    problems = [
+        Problem(
+            "changed-on-resume",
+            f"{change.key} was {change.old!r} and is now {change.new!r}",
+            key=change.key,
+            help=_remedy(change, old.run),
+        )
+        for change in found
+        if change.kind == "refused" or (change.kind == "needs allow_change" and change.key not in new.allow_change)
+    ]
+    if problems:
+        raise ConfigError.of(problems)
+
+
+def _remedy(change: Change, run: str | None) -> str:
+    if change.kind == "refused":
+        return "this makes another training: start a new run, without resume"
+    return f"it changes the numbers from here on; accept it by 'allow_change=[{change.key}]'"
+
+
+def _kind(key: str) -> Literal["free", "needs allow_change", "refused"]:
+    if _under(key, FREE):
+        return "free"
+    return "refused" if _under(key, REFUSED) else "needs allow_change"
+
+
+def _under(key: str, roots: tuple[str, ...]) -> bool:
+    return any(key == root or key.startswith(f"{root}.") for root in roots)
+
+
+def _leaves(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        path = f"{at}.{key}" if at else key
+        if isinstance(value, Mapping):
+            yield from _leaves(value, path)
+        else:
+            yield path, value

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-WORDS = (
+_TEXT = (
     "anna ben clara david emil oslo paris rome lima quito acme globex initech umbrella "
     "the a of in at from with and visited met left joined bought sold likes loves near old new "
     "company city person house river report yesterday today . , ! ? ' s good bad fine great awful"
-).split()
+)
+WORDS = _TEXT.split()
 
 
 @pytest.fixture(scope="session", autouse=True)

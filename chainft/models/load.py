@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chainft.config.run import ModelConfig
@@ -237,7 +238,7 @@ def _explained(place: Located, what: str) -> Iterator[None]:
     """Turn what transformers raises for absent or damaged files into a ModelError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = place.folder is None
         raise ModelError(

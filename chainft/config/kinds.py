@@ -10,6 +10,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from chainft import registry
@@ -101,6 +102,30 @@ def leaf_paths(cls: type, data: object = None, *, at: str = "") -> Iterator[str]
             continue
         below = data.get(info.name) if isinstance(data, Mapping) else None
         yield from leaf_paths(concrete(inner, below), below, at=path)
+
+
+def defaults_of(cls: type, data: object = None) -> dict[str, Any]:
+    """The default of every setting below a config class, as plain data; required ones are left out."""
+    found: dict[str, Any] = {}
+    for info in fields_of(cls):
+        inner = config_class(info.kind)
+        below = data.get(info.name) if isinstance(data, Mapping) else None
+        if inner is not None:
+            found[info.name] = defaults_of(concrete(inner, below), below)
+        elif info.default is not REQUIRED:
+            found[info.name] = dump(info.default)
+    return found
+
+
+def dump(config: object) -> Any:
+    """The plain data of a parsed config with every default: dicts, lists, scalars."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: dump(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): dump(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [dump(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
 
 
 def show(value: object) -> str:

@@ -15,10 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
+from chainft import registry
 from chainft.config import kinds
-from chainft.config.kinds import show
+from chainft.config.kinds import dump, show
 from chainft.config.spellings import hint_for
 from chainft.errors import ConfigError, Problem, did_you_mean
+
+__all__ = ["dump", "parse"]
 
 T = TypeVar("T")
 
@@ -45,17 +48,6 @@ def parse(kind: type[T], data: object, *, at: str = "") -> T:
     if reader.problems:
         raise ConfigError.of(reader.problems)
     return cast(T, value)
-
-
-def dump(config: object) -> Any:
-    """The plain data of a parsed config with every default: dicts, lists, scalars."""
-    if dataclasses.is_dataclass(config):
-        return {field.name: dump(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    if isinstance(config, Mapping):
-        return {str(key): dump(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)):
-        return [dump(value) for value in config]
-    return str(config) if isinstance(config, Path) else config
 
 
 class _Reader:
@@ -153,8 +145,7 @@ class _Reader:
                 self._unknown(_join(at, str(key)), value)
         for info in known.values():
             if info.default is kinds.REQUIRED and info.name not in data:
-                path = _join(at, info.name)
-                self._add("missing-key", f"{path} is not given: {kinds.expected(info.kind)}", path)
+                self._missing(info.kind, _join(at, info.name))
         values = {name: self.read(known[name].kind, data[name], _join(at, name)) for name in known if name in data}
         return _WRONG if len(self.problems) > before else self._build(cls, values, at)
 
@@ -203,6 +194,14 @@ class _Reader:
                 self._unknown(_join(path, str(key)), inner)
             return
         self._add("unknown-key", f"{path} is not a setting", path, hint_for(path, *self.root))
+
+    def _missing(self, kind: Any, path: str) -> None:
+        """Report a required setting that is not there; of plug-ins, list which there are."""
+        if plugin_kind := kinds.PLUGIN_KINDS.get(kind):
+            names = ", ".join(sorted(plugin.name for plugin in registry.plugins(plugin_kind)))
+            self._add("missing-key", f"{path} is not given; there are: {names}", path, f"for example {path}=...")
+        else:
+            self._add("missing-key", f"{path} is not given: expected {kinds.expected(kind)}", path)
 
     def _add(self, slug: str, message: str, at: str, help: str | None = None) -> _Wrong:
         self.problems.append(Problem(slug, message, key=at or None, help=help))

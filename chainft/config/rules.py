@@ -1,0 +1,269 @@
+"""Rules over several settings: contradictions, and settings that have no effect beside others.
+
+Each rule is one small generator of problems; "set" means different from its default. A setting that would
+be ignored is refused, so that nobody believes in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from chainft.config import kinds
+from chainft.config.parse import parse
+from chainft.config.run import DataConfig, RunConfig, SchedulerConfig
+from chainft.errors import ConfigError, Problem
+
+Rule = Callable[[RunConfig], Iterator[Problem]]
+
+
+def parse_run(data: Mapping[str, Any]) -> RunConfig:
+    """Parse a run's plain data and hold it against all rules. Raises ConfigError with every violation."""
+    problems: list[Problem] = []
+    config: RunConfig | None
+    try:
+        config = parse(RunConfig, data)
+    except ConfigError as error:
+        config, problems = _salvaged(data, error), _relevant(list(error.problems))
+    bad = {problem.key for problem in problems}
+    found = [problem for rule in RULES for problem in rule(config)] if config else []
+    problems += [problem for problem in found if problem.key not in bad]
+    if problems or config is None:
+        raise ConfigError.of(problems)
+    return config
+
+
+def _relevant(problems: list[Problem]) -> list[Problem]:
+    """Without a task no data was chosen either: only the task is worth a line."""
+    keys = {problem.key for problem in problems}
+    return [p for p in problems if not (p.key in ("data", "data.name") and keys & {"task", "task.name"})]
+
+
+def _salvaged(data: Mapping[str, Any], error: ConfigError) -> RunConfig | None:
+    """The run with the wrong values at their defaults, so that the rules can look at the others."""
+    bad = {problem.key.partition("[")[0] for problem in error.problems if problem.key}
+    kept = _without(data, "", bad)
+    try:
+        return parse(RunConfig, kept)
+    except ConfigError:
+        return None
+
+
+def _without(data: Mapping[str, Any], at: str, bad: set[str]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in data.items():
+        path = f"{at}.{key}" if at else str(key)
+        if path not in bad:
+            inner = _without(value, path, bad) if isinstance(value, Mapping) else value
+            if inner != {} or value == {}:
+                kept[key] = inner
+    return kept
+
+
+def _ignored(key: str, value: object, because: str, help: str | None = None) -> Problem:
+    return Problem("no-effect", f"{key} = {kinds.show(value)} has no effect: {because}", key=key, help=help)
+
+
+def _is_set(section: Any, name: str) -> bool:
+    """Whether a setting differs from its default."""
+    default = next(info.default for info in kinds.fields_of(section.__class__) if info.name == name)
+    return bool(getattr(section, name) != default)
+
+
+# Scheduler and optimizer ----------------------------------------------------------------------------
+
+
+def warmup_is_given_once(config: RunConfig) -> Iterator[Problem]:
+    curve = config.scheduler
+    if curve.warmup_steps is not None and curve.warmup_fraction is not None:
+        yield Problem(
+            "contradiction",
+            f"scheduler.warmup_steps = {curve.warmup_steps} and scheduler.warmup_fraction = "
+            f"{curve.warmup_fraction} are both given",
+            key="scheduler.warmup_fraction",
+            help="give one of them",
+        )
+
+
+_CURVES: Mapping[str, tuple[str, ...]] = {
+    "power": ("polynomial",),
+    "decay_fraction": ("warmup_stable_decay",),
+    "min_lr_fraction": ("linear", "cosine", "polynomial", "warmup_stable_decay"),
+}
+
+
+def curve_has_the_setting(config: RunConfig) -> Iterator[Problem]:
+    for name, curves in _CURVES.items():
+        if _is_set(config.scheduler, name) and config.scheduler.name not in curves:
+            value = getattr(config.scheduler, name)
+            because = f"the curve {config.scheduler.name!r} does not use it"
+            yield _ignored(f"scheduler.{name}", value, because, f"it belongs to scheduler={'|'.join(curves)}")
+
+
+def warmup_and_decay_fit(config: RunConfig) -> Iterator[Problem]:
+    curve: SchedulerConfig = config.scheduler
+    if curve.name == "warmup_stable_decay" and curve.decay_fraction is not None:
+        warmup = curve.warmup_fraction or 0.0
+        if warmup + curve.decay_fraction > 1:
+            yield Problem(
+                "contradiction",
+                f"scheduler.warmup_fraction + scheduler.decay_fraction = {warmup + curve.decay_fraction:g} is above 1",
+                key="scheduler.decay_fraction",
+            )
+
+
+def warmup_ends_before_training(config: RunConfig) -> Iterator[Problem]:
+    steps, warmup = config.train.max_steps, config.scheduler.warmup_steps
+    if steps is not None and warmup is not None and warmup >= steps:
+        yield Problem(
+            "contradiction",
+            f"scheduler.warmup_steps = {warmup} leaves none of the train.max_steps = {steps} steps at the full rate",
+            key="scheduler.warmup_steps",
+        )
+
+
+# Training -------------------------------------------------------------------------------------------
+
+
+def micro_batch_fits(config: RunConfig) -> Iterator[Problem]:
+    micro, batch = config.train.micro_batch_size, config.train.batch_size
+    if micro is not None and micro > batch:
+        yield Problem(
+            "contradiction",
+            f"train.micro_batch_size = {micro} is above train.batch_size = {batch}",
+            key="train.micro_batch_size",
+            help="the batch is the whole of one optimizer update; a micro-batch is a part of it",
+        )
+
+
+def fp16_needs_an_accelerator(config: RunConfig) -> Iterator[Problem]:
+    if config.train.mixed_precision == "fp16" and config.train.device == "cpu":
+        yield Problem(
+            "contradiction",
+            "train.mixed_precision = 'fp16' does not train on train.device = 'cpu'",
+            key="train.mixed_precision",
+            help="choose bf16 or no",
+        )
+
+
+# Evaluation -----------------------------------------------------------------------------------------
+
+
+def has_validation(data: DataConfig) -> bool:
+    """Whether there will be validation examples."""
+    return bool(data.validation) or data.validation_fraction > 0
+
+
+def early_stopping_has_what_it_needs(config: RunConfig) -> Iterator[Problem]:
+    evaluation = config.evaluation
+    if evaluation.patience is not None and not has_validation(config.data):
+        yield _ignored(
+            "evaluation.patience",
+            evaluation.patience,
+            "there are no validation examples",
+            "give data.validation or data.validation_fraction",
+        )
+    if _is_set(evaluation, "min_delta") and evaluation.patience is None:
+        yield _ignored(
+            "evaluation.min_delta", evaluation.min_delta, "early stopping is off", "set evaluation.patience as well"
+        )
+
+
+def metric_settings_have_a_metric(config: RunConfig) -> Iterator[Problem]:
+    evaluation = config.evaluation
+    if evaluation.greater_is_better is not None and evaluation.metric is None:
+        because = "the task's own metric is used, whose direction is known"
+        yield _ignored("evaluation.greater_is_better", evaluation.greater_is_better, because, "set evaluation.metric")
+    if evaluation.metric is not None and not has_validation(config.data):
+        yield _ignored("evaluation.metric", evaluation.metric, "there are no validation examples")
+
+
+def saving_at_evaluations_has_evaluations(config: RunConfig) -> Iterator[Problem]:
+    if _is_set(config.evaluation, "every") and not has_validation(config.data):
+        yield _ignored("evaluation.every", config.evaluation.every, "there are no validation examples")
+
+
+# Data -----------------------------------------------------------------------------------------------
+
+
+def cuts_leave_training_data(config: RunConfig) -> Iterator[Problem]:
+    data = config.data
+    cut = (0 if data.validation else data.validation_fraction) + (0 if data.test else data.test_fraction)
+    if cut >= 1:
+        yield Problem(
+            "contradiction",
+            f"data.validation_fraction + data.test_fraction = {cut:g} leaves nothing to train on",
+            key="data.validation_fraction",
+        )
+
+
+def cuts_are_made(config: RunConfig) -> Iterator[Problem]:
+    data = config.data
+    for split in ("validation", "test"):
+        name = f"{split}_fraction"
+        if getattr(data, split) and _is_set(data, name):
+            yield _ignored(f"data.{name}", getattr(data, name), f"data.{split} gives the examples")
+
+
+def bad_rows_are_skipped(config: RunConfig) -> Iterator[Problem]:
+    data = config.data
+    if data.on_error == "stop" and _is_set(data, "max_bad_fraction"):
+        because = "the first malformed row stops the run (data.on_error = 'stop')"
+        yield _ignored("data.max_bad_fraction", data.max_bad_fraction, because, "set data.on_error=skip")
+
+
+def sample_limits_have_their_split(config: RunConfig) -> Iterator[Problem]:
+    data = config.data
+    if data.max_validation_samples is not None and not has_validation(data):
+        yield _ignored("data.max_validation_samples", data.max_validation_samples, "there are no validation examples")
+    if data.max_test_samples is not None and not data.test and data.test_fraction == 0:
+        yield _ignored("data.max_test_samples", data.max_test_samples, "there are no test examples")
+
+
+# Run, tracker, report ----------------------------------------------------------------------------------
+
+
+def resuming_names_the_run(config: RunConfig) -> Iterator[Problem]:
+    if config.resume and config.run is None:
+        yield Problem("contradiction", "resume = true, but no run is named", key="resume", help="add run=FOLDER")
+    if not config.resume:
+        if config.allow_change:
+            yield _ignored("allow_change", list(config.allow_change), "no run is resumed", "set resume=true")
+        if config.allow_data_change:
+            yield _ignored("allow_data_change", True, "no run is resumed", "set resume=true")
+
+
+def run_folder_is_given_once(config: RunConfig) -> Iterator[Problem]:
+    if config.run is not None and _is_set(config, "runs_dir"):
+        yield _ignored("runs_dir", config.runs_dir, f"run = {config.run!r} is the folder")
+
+
+def tracker_settings_have_a_tracker(config: RunConfig) -> Iterator[Problem]:
+    if config.tracker.name == "none" and _is_set(config.tracker, "project"):
+        yield _ignored("tracker.project", config.tracker.project, "no tracker is chosen", "choose one: tracker=wandb")
+
+
+def report_settings_have_a_report(config: RunConfig) -> Iterator[Problem]:
+    if not config.report.enabled and _is_set(config.report, "max_mistakes"):
+        yield _ignored("report.max_mistakes", config.report.max_mistakes, "no report is written")
+
+
+RULES: tuple[Rule, ...] = (
+    warmup_is_given_once,
+    curve_has_the_setting,
+    warmup_and_decay_fit,
+    warmup_ends_before_training,
+    micro_batch_fits,
+    fp16_needs_an_accelerator,
+    early_stopping_has_what_it_needs,
+    metric_settings_have_a_metric,
+    saving_at_evaluations_has_evaluations,
+    cuts_leave_training_data,
+    cuts_are_made,
+    bad_rows_are_skipped,
+    sample_limits_have_their_split,
+    resuming_names_the_run,
+    run_folder_is_given_once,
+    tracker_settings_have_a_tracker,
+    report_settings_have_a_report,
+)

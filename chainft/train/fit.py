@@ -16,7 +16,7 @@ from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.faults import fault_point
 from chainft.train.learner import Course, Learner, StepFacts
-from chainft.train.optimizer import pack_optimizer, restore_optimizer
+from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.recorder import Recorder
 from chainft.train.signals import StopRequest
 

@@ -28,7 +28,7 @@ from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.environment import environment_facts
 from chainft.train.finish import WorstMistakes, score_and_write, scores_to_json, write_artefacts
 from chainft.train.fit import Fit, FitState, unknown_metric
-from chainft.train.learner import Learner
+from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
 from chainft.train.plan import make_plan
 from chainft.train.prepare import Prepared, make_accelerator, prepare
@@ -51,7 +51,7 @@ def run_training(composed: Composed) -> dict[str, Any]:
         try:
             return Session(composed, folder, stop).run()
         except ChainftError as error:
-            logger.error("%s", error.render())
+            logger.error("%s", error.render(), extra={"file_only": True})
             raise
 
 
@@ -80,9 +80,10 @@ class Session:
         self._write_data_facts(prepared)
         self._check_metric(prepared)
         prepared.loaded.model.to(accelerator.device)
-        fit = self._make_fit(prepared, accelerator)
-        self._write_plan(prepared, fit)
-        fit.run()
+        with self._display(prepared) as display:
+            fit = self._make_fit(prepared, accelerator, display)
+            self._write_plan(prepared, fit)
+            fit.run()
         results = self._finish(prepared, fit)
         accelerator.end_training()
         return results
@@ -110,7 +111,14 @@ class Session:
         if metric is not None and metric not in names:
             raise unknown_metric(metric, names)
 
-    def _make_fit(self, prepared: Prepared, accelerator: Accelerator) -> Fit:
+    def _display(self, prepared: Prepared) -> TrainProgress:
+        return TrainProgress(
+            Course.of(self.config, len(prepared.splits.examples["train"])).total_steps,
+            every=self.config.train.logging_steps,
+            metric=self.config.evaluation.metric or prepared.task.main_metric,
+        )
+
+    def _make_fit(self, prepared: Prepared, accelerator: Accelerator, display: TrainProgress) -> Fit:
         """The training, at its beginning or where its last whole checkpoint left it."""
         model = prepared.loaded.model
         if self.config.train.gradient_checkpointing:
@@ -129,7 +137,12 @@ class Session:
             learner,
             checkpoints,
             folder=self.folder,
-            recorder=self._recorder(learner, from_step=found.step if found else -1),
+            recorder=Recorder(
+                self.folder.metrics,
+                accelerator=accelerator,
+                display=display,
+                from_step=found.step if found else -1,
+            ),
             stop=self.stop,
             evaluate=self._evaluation(prepared, accelerator),
             examples=prepared.splits.examples["train"],
@@ -142,10 +155,6 @@ class Session:
         else:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
-
-    def _recorder(self, learner: Learner, *, from_step: int) -> Recorder:
-        display = TrainProgress(learner.course.total_steps, every=self.config.train.logging_steps)
-        return Recorder(self.folder.metrics, accelerator=learner.accelerator, display=display, from_step=from_step)
 
     def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
         if found.facts["data"] != prepared.splits.fingerprint and not self.config.allow_data_change:

@@ -1,0 +1,73 @@
+"""Scores of a trained run on a split of its own data or on other data: what `chainft evaluate` does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chainft.config.run import RunConfig
+from chainft.data.example import Example, Split
+from chainft.data.load import load_splits
+from chainft.data.store import open_store
+from chainft.errors import DataError, Problem, did_you_mean
+from chainft.infer.engine import score
+from chainft.infer.predict import make_engine
+from chainft.infer.trained import load_run
+from chainft.registry import find
+from chainft.tasks.base import Scores, Task
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Scores and how many examples they count."""
+
+    scores: Scores
+    num_examples: int
+
+
+def evaluate_run(
+    run: Path, config: RunConfig, split: Split, *, progress: Callable[[str, int, int], None] | None = None
+) -> Evaluated:
+    """Score the model of `run` on `split` of the data that `config` names. Raises DataError for labels it never saw."""
+    trained = load_run(run)
+    splits = load_splits(config.data, trained.task)
+    examples: Sequence[Example] = splits.examples.get(split, ()) or splits.examples["train"]
+    check_labels(trained.task, examples, split)
+    store = open_store(
+        examples,
+        trained.task,
+        cache_dir=Path(config.data.cache_dir) if config.data.cache_dir else None,
+        split=split,
+        progress=_named(progress, f"tokenise {split}"),
+    )
+    engine = make_engine(trained, batch_size=config.evaluation.batch_size)
+    predicted = engine.predict_store(examples, store, progress=_named(progress, f"evaluate {split}"))
+    return Evaluated(score(engine, predicted), len(examples))
+
+
+def check_labels(task: Task, examples: Sequence[Example], split: Split) -> None:
+    """Every label of the examples must be one that the model can predict."""
+    if not task.labels.names:
+        return
+    probe: Task = find("task", task.config.name, key="task.name")(task.config)
+    probe.learn_labels({"train": examples}, unseen="error")
+    counts: Counter[str] = Counter(dict(probe.labels.counts))
+    unknown = [name for name in probe.labels.names if name not in task.labels.names]
+    if unknown:
+        raise DataError.of(
+            Problem(
+                "unknown-label",
+                f"{split} has the label {name!r} ({counts[name]} times), which the model never learned",
+                key=f"data.{split}",
+                help=did_you_mean(name, task.labels.names) or f"the model knows {', '.join(task.labels.names)}",
+            )
+            for name in unknown
+        )
+
+
+def _named(progress: Callable[[str, int, int], None] | None, name: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(name, done, total)

@@ -102,6 +102,12 @@ def read_yaml(path: Path) -> Document:
     return Document(path, text, data, marks)
 
 
+def read_trusted(path: Path) -> Document:
+    """Read a file of an installed library as it is: no checks, no places; empty means nothing set."""
+    text = path.read_text(encoding="utf-8")
+    return Document(path, text, yaml.load(text, Loader=_Loader) or {}, {})
+
+
 def to_yaml(data: object) -> str:
     """Plain data as YAML that `read_yaml` reads back unchanged."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

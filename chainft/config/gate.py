@@ -60,7 +60,8 @@ def check_hydra(data: object, where: Where) -> None:
                 help=_HYDRA_HELP.get(words[1]),
             )
     for key in keys:
-        if key != "hydra.searchpath" and not key.startswith("hydra.searchpath["):
+        is_group = any(other.startswith(f"{key}.") for other in keys)
+        if not is_group and key.partition("[")[0] != "hydra.searchpath":
             raise ConfigError(
                 f"{key} has no effect in chainft",
                 slug="no-effect",

@@ -6,15 +6,18 @@ source of our own, so that none is parsed before `document.read_yaml` and the ga
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import hydra.conf
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.defaults_list import DefaultsList
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -29,9 +32,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from chainft.config import gate
-from chainft.config.document import Document, read_yaml
+from chainft.config.document import Document, read_trusted, read_yaml
 from chainft.config.search import SearchFolder, own_folder, plugin_folders
 from chainft.errors import ConfigError, did_you_mean
+
+_HYDRA_CONF = Path(hydra.conf.__path__[0])
 
 
 @dataclass
@@ -41,6 +46,14 @@ class _State:
     folders: Sequence[SearchFolder]
     documents: dict[str, Document] = field(default_factory=dict)
     """Config path such as `optimizer/sgd` -> its file."""
+
+    def read(self, name: str, file: Path) -> Document:
+        """The file of the config `name`, read and gated once."""
+        document = self.documents.get(name)
+        if document is None or document.path != _shown(file):
+            trusted = file.is_relative_to(_HYDRA_CONF)
+            document = self.documents[name] = read_trusted(file) if trusted else _gated(file)
+        return document
 
 
 _STATE: ContextVar[_State] = ContextVar("chainft_composition")
@@ -55,9 +68,13 @@ class Composition:
     hydra: dict[str, Any]
     choices: Mapping[str, str | None]
     """Group -> chosen value."""
-    defaults: tuple[tuple[str, str], ...]
-    """(config path, package) of each file, in the order in which they were merged."""
     documents: Mapping[str, Document]
+    list_defaults: Callable[[], DefaultsList]
+
+    @cached_property
+    def defaults(self) -> tuple[tuple[str, str], ...]:
+        """(config path, package) of each file, in the order in which they were merged."""
+        return tuple((str(d.config_path), str(d.package or "")) for d in self.list_defaults().defaults)
 
     def where(self, key: str) -> str | None:
         """`file:line:column` of the setting of a dotted key that counts: the last file that has it."""
@@ -98,23 +115,28 @@ class Composer:
 
     def known_groups(self) -> set[str]:
         """Groups that have a place in the defaults list of the primary config."""
-        with _errors():
-            defaults = self.loader.compute_defaults_list(self.config_name, [], RunMode.MULTIRUN)
-        return set(defaults.overrides.known_choices)
+        file = f"{self.config_name}.yaml"
+        folder = next((folder.path for folder in self.state.folders if (folder.path / file).is_file()), None)
+        entries = self.state.read(self.config_name, folder / file).data.get("defaults") if folder else None
+        keys = [str(key) for entry in entries or () if isinstance(entry, Mapping) for key in entry]
+        return {key.split()[-1].lstrip("/").partition("@")[0] for key in keys}
 
     def compose(self, overrides: Sequence[str]) -> Composition:
         """Compose. Raises ConfigError or SecurityError."""
         with _errors():
             config = compose(self.config_name, overrides=list(overrides), return_hydra_config=True)
-            defaults = self.loader.compute_defaults_list(self.config_name, list(overrides), RunMode.RUN)
             data = OmegaConf.to_container(config, resolve=False)
         if not isinstance(data, dict):
             raise TypeError(f"Hydra composed a {type(data).__name__}")
         plain: dict[str, Any] = {str(key): value for key, value in data.items()}
-        hydra = plain.pop("hydra")
-        files = tuple((str(d.config_path), str(d.package or "")) for d in defaults.defaults)
-        choices = hydra["runtime"]["choices"]
-        return Composition(plain, hydra, choices, files, self.state.documents)
+        node = plain.pop("hydra")
+        context = copy_context()
+
+        def list_defaults() -> DefaultsList:
+            found = context.run(self.loader.compute_defaults_list, self.config_name, list(overrides), RunMode.RUN)
+            return cast(DefaultsList, found)
+
+        return Composition(plain, node, node["runtime"]["choices"], self.state.documents, list_defaults)
 
 
 @contextmanager
@@ -133,14 +155,13 @@ def composer(folders: Sequence[SearchFolder], config_name: str) -> Iterator[Comp
 
 
 class _SearchPath(SearchPathPlugin):
-    """Puts the folders of the composition in progress on Hydra's path; nothing else but Hydra's own stays."""
+    """Puts the folders of the composition in progress on Hydra's path, after Hydra's own; nothing else stays."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if _STATE.get(None) is None:
             return
-        elements = search_path.get_path()
-        elements[:] = [element for element in elements if element.provider == "hydra"]
-        for folder in _STATE.get().folders:
+        search_path.get_path().clear()
+        for folder in (SearchFolder("hydra", _HYDRA_CONF), *_STATE.get().folders):
             search_path.append(folder.provider, f"{_GatedSource.scheme()}://{folder.path}")
 
 
@@ -152,12 +173,9 @@ class _GatedSource(FileConfigSource):
         return "chainft"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        state = _STATE.get()
         name = config_path.removesuffix(".yaml")
         file = Path(self.path, f"{name}.yaml")
-        document = state.documents.get(name)
-        if document is None or document.path != _shown(file):
-            document = state.documents[name] = _gated(file)
+        document = _STATE.get().read(name, file)
         try:
             config = OmegaConf.create(document.data)
             header = ConfigSource._get_header_dict(document.text[:512])

@@ -133,6 +133,8 @@ class _Reader:
     def _record(self, base: type, data: object, at: str) -> object:
         if not isinstance(data, Mapping):
             return self._wrong_type(base, data, at)
+        if base in kinds.PLUGIN_KINDS and data.get("name") is None:
+            return self._missing(base, at)
         try:
             cls = kinds.concrete(base, data)
         except ConfigError as error:
@@ -195,13 +197,14 @@ class _Reader:
             return
         self._add("unknown-key", f"{path} is not a setting", path, hint_for(path, *self.root))
 
-    def _missing(self, kind: Any, path: str) -> None:
+    def _missing(self, kind: Any, path: str) -> _Wrong:
         """Report a required setting that is not there; of plug-ins, list which there are."""
         if plugin_kind := kinds.PLUGIN_KINDS.get(kind):
             names = ", ".join(sorted(plugin.name for plugin in registry.plugins(plugin_kind)))
-            self._add("missing-key", f"{path} is not given; there are: {names}", path, f"for example {path}=...")
-        else:
-            self._add("missing-key", f"{path} is not given: expected {kinds.expected(kind)}", path)
+            return self._add(
+                "missing-key", f"{path} is not given; there are: {names}", path, f"choose one: {path}=..."
+            )
+        return self._add("missing-key", f"{path} is not given: expected {kinds.expected(kind)}", path)
 
     def _add(self, slug: str, message: str, at: str, help: str | None = None) -> _Wrong:
         self.problems.append(Problem(slug, message, key=at or None, help=help))

@@ -1,0 +1,82 @@
+"""`chainft train`: compose, check, train; `-m` sweeps; `--cfg` and `--info` show what was composed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chainft import registry
+from chainft.cli.flags import HELP, Flag, Given, flag_lines, split
+from chainft.config.search import PRIMARY, groups, options
+
+FLAGS = (
+    HELP,
+    Flag(("-m", "--multirun"), "sweep: one run for each combination of the values given with commas"),
+    Flag(("-cd", "--config-dir"), "a folder of config files, searched before ./conf", metavar="FOLDER"),
+    Flag(("-cn", "--config-name"), f"the config to start from (default {PRIMARY})", metavar="NAME"),
+    Flag(("-c", "--cfg"), "print the config instead of training", choices=("job", "hydra", "all")),
+    Flag(("--resolve",), "with --cfg: with interpolations resolved"),
+    Flag(("-p", "--package"), "with --cfg: only this part, for example optimizer", metavar="KEY"),
+    Flag(
+        ("-i", "--info"),
+        "print how the config came about instead of training",
+        choices=("searchpath", "defaults", "config", "all"),
+        default_choice="all",
+    ),
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Train as the words say. Raises ChainftError."""
+    given = split(arguments, FLAGS)
+    if given.has("help"):
+        print(_help(), end="")
+        return 0
+    if given.has("cfg") or given.has("info"):
+        from chainft.cli.composed import show
+
+        return show(given)
+    if given.has("multirun"):
+        from chainft.cli.multirun import run_sweep
+
+        return run_sweep(given)
+    from chainft.config.compose import compose
+
+    composed = compose(given.words, config_dir=config_dir(given), config_name=config_name(given))
+    from chainft.train.session import run_training
+
+    run_training(composed)
+    return 0
+
+
+def config_dir(given: Given) -> Path | None:
+    """The folder that `--config-dir` names."""
+    return Path(given.flags["config-dir"]) if given.has("config-dir") else None
+
+
+def config_name(given: Given) -> str:
+    """The primary config that `--config-name` names."""
+    return given.flags.get("config-name", PRIMARY)
+
+
+def _help() -> str:
+    tasks = ", ".join(plugin.name for plugin in registry.plugins("task"))
+    lines = [
+        "usage: chainft train task=NAME [key=value ...] [flags]",
+        "",
+        f"tasks: {tasks}",
+        "",
+        "groups (GROUP=VALUE chooses one of these; chainft config show GROUP explains):",
+        *(f"  {group:<12}{', '.join(options(group))}" for group in groups()),
+        "",
+        "settings (key=value changes one): chainft config show",
+        "",
+        "flags:",
+        *flag_lines(FLAGS),
+        "",
+        "examples:",
+        "  chainft train task=ner",
+        "  chainft train task=classify data.train=train.csv data.columns.text=sentence model=bert-base-cased",
+        "  chainft train run=runs/FOLDER resume=true",
+        "  chainft train -m task=ner optimizer.lr=1e-4,3e-4 seed=1,2",
+    ]
+    return "\n".join(lines) + "\n"

@@ -137,7 +137,7 @@ class CheckpointStore:
             self._whole.add(final.name)
             self._is_rotated = False
             fault_point("save.links", step=step)
-            replace_link(self.folder / "last", final.name)
+            self._move_links(step, final.name)
         except OSError as error:
             raise failed_save(error, final, num_bytes) from error
         finally:
@@ -232,6 +232,13 @@ class CheckpointStore:
             raise failed_save(error, self.folder, 0) from error
         for name in ("last", "best"):
             read_link(self.folder / name)
+
+    def _move_links(self, step: int, name: str) -> None:
+        """Point `last` at a new checkpoint, and `best` too where it is on an earlier one of the same step."""
+        best = self._best_name()
+        replace_link(self.folder / "last", name)
+        if any(one.step == step and one.path.name == best for one in self._committed()):
+            replace_link(self.folder / "best", name)
 
     def _committed(self) -> list[Checkpoint]:
         """Checkpoints with a sound manifest, not known to be damaged, the newest first."""

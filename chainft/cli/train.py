@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chainft import registry
 from chainft.cli.flags import HELP, Flag, Given, flag_lines, split
 from chainft.config.search import PRIMARY, groups, options
+
+if TYPE_CHECKING:
+    from chainft.config.compose import Composed
 
 FLAGS = (
     HELP,
@@ -39,13 +43,24 @@ def run(arguments: list[str]) -> int:
         from chainft.cli.multirun import run_sweep
 
         return run_sweep(given)
-    from chainft.config.compose import compose
-
-    composed = compose(given.words, config_dir=config_dir(given), config_name=config_name(given))
+    composed = _composed(given)
     from chainft.train.session import run_training
 
     run_training(composed)
     return 0
+
+
+def _composed(given: Given) -> Composed:
+    """The settings: composed anew, or those of the run that goes on."""
+    words = dict(word.split("=", 1) for word in given.words if "=" in word)
+    if words.get("resume", "").lower() == "true" and words.get("run"):
+        from chainft.config.saved import compose_resumed
+
+        others = [word for word in given.words if not word.startswith(("run=", "resume="))]
+        return compose_resumed(words["run"].strip("'\""), others)
+    from chainft.config.compose import compose
+
+    return compose(given.words, config_dir=config_dir(given), config_name=config_name(given))
 
 
 def config_dir(given: Given) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -50,9 +51,18 @@ def run_training(composed: Composed) -> dict[str, Any]:
         stop = stack.enter_context(StopRequest(folder.path))
         try:
             return Session(composed, folder, stop).run()
-        except ChainftError as error:
-            logger.error("%s", error.render(), extra={"file_only": True})
+        except Exception as error:
+            _write_down(error, folder)
             raise
+
+
+def _write_down(error: Exception, folder: RunFolder) -> None:
+    """Keep the full traceback in `errors.log`; the command prints the short form."""
+    if isinstance(error, ChainftError):
+        logger.error("%s", error.render(), extra={"file_only": True})
+    if folder.path.is_dir():
+        with folder.errors.open("a", encoding="utf-8") as stream:
+            stream.write("".join(traceback.format_exception(error)))
 
 
 def _open_folder(config: RunConfig) -> RunFolder:

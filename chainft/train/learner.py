@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from transformers import PreTrainedModel
 
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, collate, epoch_order, micro_batches
-from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
-from chainft.tasks.base import Task
 from chainft.train.faults import fault_point
 from chainft.train.schedule import lr_factor
+
+if TYPE_CHECKING:
+    from chainft.data.store import FeatureStore
+    from chainft.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 

@@ -89,6 +89,7 @@ def compose_draft(overrides: Sequence[str], *, config_dir: Path | None = None, c
         parsed = hydra.parse(overrides)
         words = [_translate(hydra, override) for override in parsed]
         flat = [word for group in words for word in group]
+        flat += _foreseen_groups(hydra, parsed)
         composition = hydra.compose(_placed(hydra, flat))
         if more := _default_groups(hydra, composition):
             composition = hydra.compose(_placed(hydra, flat + more))
@@ -221,6 +222,15 @@ def _is_group(hydra: Composer, word: str) -> bool:
 
 
 # Defaults that depend on other choices -------------------------------------------------------------
+
+
+def _foreseen_groups(hydra: Composer, parsed: Sequence[Override]) -> list[str]:
+    """The default model without a first composition to look at, where no file but ours can name another."""
+    if len(hydra.state.folders) > 1 or any(o.key_or_group in ("experiment", "model") for o in parsed):
+        return []
+    if any(o.key_or_group.startswith("model.path") for o in parsed):
+        return []
+    return [f"model={STARTER_MODEL}"]
 
 
 def _default_groups(hydra: Composer, composition: Composition) -> list[str]:

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.text import Text
 
 from chainft.report.commands import next_commands
+from chainft.report.plan_words import plan_lines
 from chainft.report.run_files import Outcome, outcome_of
 from chainft.report.tables import render, shorten
-from chainft.report.words import change, duration, lower_is_better, meaning, number, plural, printable, short
+from chainft.report.words import change, lower_is_better, meaning, number, plural, printable
 from chainft.tasks.base import Table
 
 _SEVERITY = {"error": "bold red", "warning": "yellow", "info": "dim"}
@@ -52,49 +53,9 @@ def print_plan(plan: Mapping[str, Any], *, quiet: bool = False, console: Console
         return
     target = console or messages()
     target.print(Text.assemble(("Plan", "bold"), f"  {printable(plan['task'])}, run folder {printable(plan['run'])}"))
-    for key, text in _plan_lines(plan):
+    for key, text in plan_lines(plan):
         _print_pair(target, key, text)
     target.print()
-
-
-def _plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    yield "model", _model_line(plan["model"])
-    data = plan["data"]
-    splits = [f"{name} {_split_words(data[name])}" for name in ("train", "validation", "test") if name in data]
-    yield "data", " · ".join(splits)
-    if data.get("labels"):
-        yield "labels", _labels_line(data["labels"])
-    parts = plan.get("micro_batches_per_step", 1)
-    yield "batch", plural(plan["batch_size"], "example") + (f" in {parts} micro-batches" if parts > 1 else "")
-    yield "steps", _steps_line(plan)
-    warmup = f", warm-up {plural(plan['warmup_steps'], 'step')}" if plan.get("warmup_steps") else ""
-    yield "optimizer", f"{plan['optimizer']}, learning rate {short(plan['lr'])}, {plan['scheduler']}{warmup}"
-    precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(plan["mixed_precision"], "")
-    yield "machine", f"{plan['device']}, {precision or plan['mixed_precision']}, seed {plan['seed']}"
-    if plan.get("estimated_time_s"):
-        yield "time", f"about {duration(plan['estimated_time_s'])} of training, plus evaluation"
-
-
-def _model_line(model: Mapping[str, Any]) -> str:
-    total, trainable = model["parameters"], model["trainable"]
-    trained = "all trained" if total == trainable else f"{trainable:,} trained ({number(trainable / total)})"
-    new = f", new: {', '.join(model['new'])}" if model.get("new") else ""
-    return f"{model['path']} ({model['class']}), {total:,} parameters, {trained}; at most {model['max_length']} tokens{new}"
-
-
-def _split_words(split: Mapping[str, Any]) -> str:
-    windows = f" in {split['features']:,} windows" if split["features"] > split["examples"] else ""
-    return f"{plural(split['examples'], 'example')}{windows}, {plural(split['tokens'], 'token')}"
-
-
-def _labels_line(labels: list[str]) -> str:
-    named = ", ".join(labels[:12])
-    return f"{len(labels)}: {named}" + (f", … ({len(labels) - 12} more)" if len(labels) > 12 else "")
-
-
-def _steps_line(plan: Mapping[str, Any]) -> str:
-    line = f"{plan['steps']:,} ({short(round(plan['epochs'], 2))} epochs of {plural(plan['steps_per_epoch'], 'step')})"
-    return line + (f", going on from step {plan['from_step']:,}" if plan.get("from_step") else "")
 
 
 def print_findings(

@@ -7,7 +7,7 @@ import re
 
 MISSING = "–"
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _MEANINGS: dict[str, str] = {
     "loss": "mean loss of one target (lower is better)",
@@ -37,13 +37,17 @@ _KINDS: dict[str, str] = {
 }
 
 
-def printable(text: object) -> str:
-    r"""`text` with its control and direction characters made visible, so that data can't steer a terminal.
+def printable(text: object, *, keep: str = "") -> str:
+    r"""`text` with control characters, changes of direction and lone surrogates made visible.
+
+    So neither a terminal nor a reader is misled by data, and everything can be written as UTF-8. `keep` stays.
 
     >>> printable("a\x1b[31mb")
     'a\\x1b[31mb'
     """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return _CONTROL.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), str(text)
+    )
 
 
 def number(value: object) -> str:

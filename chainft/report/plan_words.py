@@ -1,0 +1,53 @@
+"""The plan of a run (`plan.json`) in words: for the console before training and for the page after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from chainft.report.words import duration, number, plural, short
+
+_MOST_LABELS = 12
+
+
+def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What the plan says, as names and texts."""
+    yield "model", _model_line(plan["model"])
+    data = plan["data"]
+    splits = [f"{name} {_split_words(data[name])}" for name in ("train", "validation", "test") if name in data]
+    yield "data", " · ".join(splits)
+    if data.get("labels"):
+        yield "labels", _labels_line(data["labels"])
+    parts = plan.get("micro_batches_per_step", 1)
+    yield "batch", plural(plan["batch_size"], "example") + (f" in {parts} micro-batches" if parts > 1 else "")
+    yield "steps", _steps_line(plan)
+    warmup = f", warm-up {plural(plan['warmup_steps'], 'step')}" if plan.get("warmup_steps") else ""
+    yield "optimizer", f"{plan['optimizer']}, learning rate {short(plan['lr'])}, {plan['scheduler']}{warmup}"
+    precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(plan["mixed_precision"], "")
+    yield "machine", f"{plan['device']}, {precision or plan['mixed_precision']}, seed {plan['seed']}"
+    if plan.get("estimated_time_s"):
+        yield "time", f"about {duration(plan['estimated_time_s'])} of training, plus evaluation"
+
+
+def _model_line(model: Mapping[str, Any]) -> str:
+    total, trainable = model["parameters"], model["trainable"]
+    trained = "all trained" if total == trainable else f"{trainable:,} trained ({number(trainable / total)})"
+    new = f", new: {', '.join(model['new'])}" if model.get("new") else ""
+    return f"{model['path']} ({model['class']}), {total:,} parameters, {trained}; at most {model['max_length']} tokens{new}"
+
+
+def _split_words(split: Mapping[str, Any]) -> str:
+    windows = f" in {split['features']:,} windows" if split["features"] > split["examples"] else ""
+    return f"{plural(split['examples'], 'example')}{windows}, {plural(split['tokens'], 'token')}"
+
+
+def _labels_line(labels: list[str]) -> str:
+    named = ", ".join(labels[:_MOST_LABELS])
+    return f"{len(labels)}: {named}" + (
+        f", … ({len(labels) - _MOST_LABELS} more)" if len(labels) > _MOST_LABELS else ""
+    )
+
+
+def _steps_line(plan: Mapping[str, Any]) -> str:
+    line = f"{plan['steps']:,} ({short(round(plan['epochs'], 2))} epochs of {plural(plan['steps_per_epoch'], 'step')})"
+    return line + (f", going on from step {plan['from_step']:,}" if plan.get("from_step") else "")

@@ -54,7 +54,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def text(self, data: str) -> yaml.ScalarNode:
+        """Text; in double quotes where PyYAML would write a Unicode line break as it is and read it as another."""
+        style = '"' if any(char in data for char in "\x85\u2028\u2029\ufeff") else None
+        return self.represent_scalar(f"{_YAML_TAG}str", data, style=style)
 
+
+_Dumper.add_representer(str, _Dumper.text)
 _Loader.add_constructor(f"{_YAML_TAG}int", lambda loader, node: int(str(node.value).replace("_", ""), 0))
 
 
@@ -143,9 +149,11 @@ def _text(path: Path) -> str:
 
 
 def _check_depth(path: Path, text: str) -> None:
-    """Walk the events (no recursion in libyaml) so that deep nesting never reaches a recursive function."""
+    """Walk the events (no recursion in libyaml) so that deep nesting and long lists never become nodes."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if number > 2 * MAX_VALUES:
+            raise _broken(path, f"more than {MAX_VALUES:,} values", event.start_mark, slug="config-too-large")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

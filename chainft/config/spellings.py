@@ -131,23 +131,29 @@ def hint_for(path: str, root: Any, data: object, at: str) -> str | None:
         return _did_you_mean(SPELLINGS[name])
     if same:
         return _did_you_mean(*same[:3])
-    if near := _nearest(path, known):
+    if near := _neighbour(path, known):
         return _did_you_mean(near)
     if path.startswith("optimizer."):
         return f"arguments of the optimizer itself go into its options: 'optimizer.options.{name}'"
+    if near := _nearest(path, known):
+        return _did_you_mean(near)
     group = path.partition(".")[0]
     return f"list the settings by 'chainft config show{f' {group}' if _has(known, group) else ''}'"
 
 
-def _nearest(path: str, known: list[str]) -> str | None:
-    """The known key most like `path`: among its neighbours, then by last part, then as a whole."""
+def _neighbour(path: str, known: list[str]) -> str | None:
+    """The key of the same group that is most like `path`."""
     parent, _, name = path.rpartition(".")
     neighbours = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
-    if near := difflib.get_close_matches(name, neighbours, n=1, cutoff=0.6):
-        return neighbours[near[0]]
+    near = difflib.get_close_matches(name, neighbours, n=1, cutoff=0.6)
+    return neighbours[near[0]] if near else None
+
+
+def _nearest(path: str, known: list[str]) -> str | None:
+    """The known key most like `path`: as a whole, then by last part."""
     last_parts = {key.rpartition(".")[2]: key for key in reversed(known)}
     whole = difflib.get_close_matches(path, known, n=1, cutoff=0.7)
-    near = difflib.get_close_matches(name, last_parts, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(path.rpartition(".")[2], last_parts, n=1, cutoff=0.75)
     return whole[0] if whole else last_parts[near[0]] if near else None
 
 

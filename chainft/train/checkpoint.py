@@ -228,6 +228,8 @@ class CheckpointStore:
             for path in self.folder.iterdir():
                 if TEMPORARY.fullmatch(path.name):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                elif _NAME.fullmatch(path.name) and path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()  # Killed at the very end of removing a checkpoint.
         except OSError as error:
             raise failed_save(error, self.folder, 0) from error
         for name in ("last", "best"):

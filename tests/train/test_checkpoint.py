@@ -300,6 +300,7 @@ def test_leftovers_of_a_killed_process_are_swept_at_the_start(store: CheckpointS
     half = store.folder / ".step-000020.tmp-123"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"x" * 100)
+    (store.folder / "step-000005").mkdir()  # Killed between the last two calls of a removal.
     (store.folder / ".last.tmp-9").symlink_to("step-000020")
     (store.folder / ".mine.tmp-9").write_text("foreign", encoding="utf-8")
     CheckpointStore(store.folder, max_checkpoints=2)

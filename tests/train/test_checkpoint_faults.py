@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,12 @@ def run_jobs(jobs: list[dict[str, Any]]) -> list[int]:
     return codes
 
 
+def kill_job(phase: str, folder: Path) -> dict[str, Any]:
+    """Save step 20 and be killed at that phase."""
+    environment = {"CHAINFT_TESTING": "1", "CHAINFT_FAULT": f"kill@phase=save.{phase}"}
+    return {"folder": str(folder), "steps": [20], "environment": environment}
+
+
 def folder_with_step_10(folder: Path) -> Path:
     CheckpointStore(folder, max_checkpoints=1).save(10, tensors=SAVED, state={}, facts={})
     return folder
@@ -107,14 +114,7 @@ def assert_goes_on(folder: Path, allowed: tuple[int, ...]) -> int:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """For each phase of a save of step 20, the folder that a SIGKILL there left behind."""
     folders = {phase: folder_with_step_10(tmp_path_factory.mktemp(phase) / "c") for phase in PHASES}
-    jobs = [
-        {
-            "folder": str(folder),
-            "steps": [20],
-            "environment": {"CHAINFT_TESTING": "1", "CHAINFT_FAULT": f"kill@phase=save.{phase}"},
-        }
-        for phase, folder in folders.items()
-    ]
+    jobs = [kill_job(phase, folder) for phase, folder in folders.items()]
     assert run_jobs(jobs) == [-signal.SIGKILL] * len(PHASES)
     return folders
 
@@ -124,6 +124,71 @@ def test_killed_in_any_phase_of_a_save_leaves_a_whole_checkpoint(phase: str, kil
     """fault 24: each save phase; the old checkpoint until COMMIT is written, the new one from then on."""
     step = assert_goes_on(killed[phase], (10, 20))
     assert step == (20 if phase in ("links", "rotate", "best") else 10)
+
+
+def test_killed_in_the_first_save_leaves_nothing_or_all_of_it(tmp_path: Path) -> None:
+    """fault 24: a run without any checkpoint yet starts anew and is not refused as damaged."""
+    folders = {phase: tmp_path / phase for phase in PHASES[:-1]}
+    assert run_jobs([kill_job(phase, folder) for phase, folder in folders.items()]) == [-signal.SIGKILL] * 8
+    for phase, folder in folders.items():
+        found = CheckpointStore(folder, max_checkpoints=1).latest()
+        assert (found.step if found else None) == (20 if phase in ("links", "rotate") else None)
+        CheckpointStore(folder, max_checkpoints=1).save(30, tensors=SAVED, state={}, facts={})
+        assert sorted(path.name for path in folder.iterdir()) == ["last", "step-000030"]
+
+
+def test_commit_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fault 24: a half-written COMMIT would make the only checkpoint count as damaged."""
+    store = CheckpointStore(tmp_path, max_checkpoints=1)
+
+    def refuse(source: Path, target: Path) -> Path:
+        assert not target.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(20, tensors=SAVED, state={}, facts={})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names of open files are read from /proc")
+def test_everything_is_flushed_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order that a power cut needs: files, manifest, folder; then the name; then COMMIT, parent; then the link."""
+    store = CheckpointStore(tmp_path / "c", max_checkpoints=1)
+    events: list[str] = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def shown(path: Path) -> str:
+        return re.sub(r"\.tmp-\d+", ".tmp", str(path.relative_to(tmp_path)))
+
+    def log_fsync(descriptor: int) -> None:
+        events.append(f"flush {shown(Path(os.readlink(f'/proc/self/fd/{descriptor}')))}")  # noqa: PTH115
+        fsync(descriptor)
+
+    def log_rename(source: Path, target: Path) -> Path:
+        events.append(f"rename {shown(target)}")
+        return rename(source, target)
+
+    def log_replace(source: Path, target: Path) -> Path:
+        events.append(f"rename {shown(target)}")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", log_fsync)
+    monkeypatch.setattr(Path, "rename", log_rename)
+    monkeypatch.setattr(Path, "replace", log_replace)
+    store.save(20, tensors=SAVED, state={}, facts={})
+    parts = ("model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
+    assert events == [
+        *(f"flush c/.step-000020.tmp/{part}" for part in parts),
+        "flush c/.step-000020.tmp",
+        "rename c/step-000020",
+        "flush c/step-000020/.COMMIT.tmp",
+        "rename c/step-000020/COMMIT",
+        "flush c/step-000020",
+        "flush c",
+        "rename c/last",
+        "flush c",
+    ]
 
 
 def test_killed_at_random_moments_leaves_a_whole_checkpoint(tmp_path: Path) -> None:

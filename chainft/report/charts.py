@@ -14,7 +14,7 @@ from chainft.report.scale import Scale, fitted, linear, logarithmic
 from chainft.report.words import number, short
 
 WIDTH, HEIGHT = 560.0, 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 12.0, 42.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 20.0, 42.0
 MOST_POINTS = 300
 """Longer curves are thinned: each point is the mean of a stretch."""
 _LOG_RATIO = 200.0
@@ -109,11 +109,11 @@ def _grid(x: Scale, y: Scale, x_label: str) -> Html:
 
 
 def _best_line(place: float) -> Html:
-    anchor, offset = ("end", -5.0) if place > WIDTH - 60 else ("start", 5.0)
+    anchor = "end" if place > WIDTH - 40 else "middle"
     return tag(
         "g",
-        tag("line", class_="best", x1=place, x2=place, y1=_TOP, y2=HEIGHT - _BOTTOM),
-        tag("text", "best", x=place + offset, y=_TOP + 8, text_anchor=anchor),
+        tag("line", class_="best", x1=place, x2=place, y1=_TOP - 5, y2=HEIGHT - _BOTTOM),
+        tag("text", "best", x=place, y=_TOP - 8, text_anchor=anchor),
     )
 
 

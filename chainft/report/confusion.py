@@ -33,9 +33,10 @@ def most_confused(confusion: Confusion, most: int = MOST_PAIRS) -> list[tuple[st
 
 
 def confusion_view(confusion: Confusion) -> Html:
-    """Matrix and mix-ups, side by side where the page is wide."""
-    small = len(confusion.labels) <= MOST_NUMBERED
-    return tag("div", _matrix(confusion) if small else _compact(confusion), _pairs(confusion), class_="pair-up")
+    """Matrix and mix-ups; of many classes, the mix-ups come first."""
+    if len(confusion.labels) <= MOST_NUMBERED:
+        return tag("div", _matrix(confusion), _pairs(confusion), class_="pair-up")
+    return tag("div", _pairs(confusion), _compact(confusion), class_="many")
 
 
 def _pairs(confusion: Confusion) -> Html:

@@ -105,10 +105,10 @@ def curves_section(facts: RunFacts) -> Html | None:
         )
         if metric and metric != "loss"
         else None,
-        line_chart(Chart("Learning rate", "how far each step may go", x_label), [Line("lr", _points(train, "lr"), 2)]),
+        line_chart(Chart("Learning rate", "how far each step may go", x_label), [Line("lr", _points(train, "lr"))]),
         line_chart(
             Chart("Gradient norm", "before clipping; peaks are unusual batches", x_label),
-            [Line("gradient norm", _points(train, "grad_norm"), 3)],
+            [Line("gradient norm", _points(train, "grad_norm"))],
         ),
     ]
     drawn = [one for one in figures if one]

@@ -43,8 +43,8 @@ def findings_section(facts: RunFacts) -> Html | None:
 def _finding(finding: Mapping[str, Any]) -> Html:
     count = int(finding.get("count") or 1)
     more = f" and {plural(count - 1, 'more place')}" if count > 1 else ""
-    where = [" at ", tag("code", finding["where"]), more] if finding.get("where") else None
-    advice = tag("span", finding["help"], class_="advice") if finding.get("help") else None
+    where = tag("span", tag("code", str(finding["where"])), more, class_="advice") if finding.get("where") else None
+    advice = tag("span", str(finding["help"]), class_="advice") if finding.get("help") else None
     label = tag("span", str(finding["severity"]), class_="severity")
     return tag("li", label, " ", str(finding["message"]), where, advice, class_=f"finding {finding['severity']}")
 
@@ -125,7 +125,10 @@ def _label_table(labels: Sequence[str], counts: Mapping[str, Mapping[str, int]])
             share = (count or 0) / sums[name] / most if most else 0.0
             cells.append(tag("td", bar(share, width=90.0, style=style), class_="bar-cell"))
         rows.append(tag("tr", cells))
-    head = [tag("th", "label", scope="col"), *(tag("th", name, scope="col", colspan="2") for name in counts)]
+    head = [
+        tag("th", "label", scope="col"),
+        [[tag("th", name, scope="col", class_="number"), tag("td")] for name in counts],
+    ]
     return tag(
         "div", tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="labels"), class_="scroll"
     )

@@ -45,19 +45,19 @@ def scores_section(facts: RunFacts) -> Html | None:
         tag("th", "from 0 to 1", scope="col"),
         tag("th", "validation", scope="col", class_="number") if validation else None,
     ]
-    hollow = "hollow: before training, filled: after. " if before else ""
+    hollow = "Hollow: before training; filled: after. " if before else ""
     return section(
         "scores",
         f"Scores on {split}",
         tag("div", tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="scores"), class_="scroll"),
-        tag("p", f"{hollow}The bold metric is the one that chose the best checkpoint.".capitalize(), class_="note"),
+        tag("p", f"{hollow}The metric in bold chose the best checkpoint.", class_="note"),
     )
 
 
 def _value_row(name: str, scores: Scores, before: Scores | None, validation: Scores | None, *, main: bool) -> Html:
     after, old = scores.values[name], before.values.get(name) if before else None
     fraction = not lower_is_better(name) and 0 <= after <= 1 and (old is None or 0 <= old <= 1)
-    explained = meaning(name)
+    explained = meaning(name, brief=True)
     return tag(
         "tr",
         tag("th", name, tag("span", explained, class_="meaning") if explained else None, scope="row"),
@@ -81,8 +81,8 @@ def classes_section(facts: RunFacts) -> Html | None:
     shown = facts.outcome.shown
     if shown is None or not shown[1].tables:
         return None
-    tables = [tag("div", class_table(table), class_="part") for table in shown[1].tables if table.rows]
-    return section("classes", f"Per class, on {shown[0]}", tables) if tables else None
+    tables = [class_table(table) for table in shown[1].tables if table.rows]
+    return section("classes", f"Per class, on {shown[0]}", tag("div", tables, class_="parts")) if tables else None
 
 
 def class_table(table: Table) -> Html:
@@ -93,15 +93,12 @@ def class_table(table: Table) -> Html:
         return tag("div", heading, _grid(table, rows.classes, rows.averages))
     ranked = sorted(rows.classes, key=lambda row: _rank(row, column))
     worst, best = ranked[:SHORT_ROWS], ranked[-SHORT_ROWS:]
-    return tag(
-        "div",
-        heading,
-        tag("h4", f"The {SHORT_ROWS} worst of {len(ranked)}"),
-        _grid(table, worst, ()),
-        tag("h4", f"The {SHORT_ROWS} best"),
-        _grid(table, best, rows.averages),
-        tag("details", tag("summary", f"All {len(ranked)} classes"), _grid(table, rows.classes, rows.averages)),
-    )
+    ends = [
+        tag("div", tag("h4", f"The {SHORT_ROWS} worst of {len(ranked)}"), _grid(table, worst, ())),
+        tag("div", tag("h4", f"The {SHORT_ROWS} best"), _grid(table, best, rows.averages)),
+    ]
+    every = tag("details", tag("summary", f"All {len(ranked)} classes"), _grid(table, rows.classes, rows.averages))
+    return tag("div", heading, tag("div", ends, class_="parts"), every)
 
 
 def unit_note(table: Table) -> str | None:
@@ -114,7 +111,10 @@ def unit_note(table: Table) -> str | None:
 def _grid(table: Table, classes: Sequence[Row], averages: Sequence[Row]) -> Html:
     column = deciding_column(table)
     head = [
-        tag("th", name, scope="col", class_="number" if index else None, colspan="2" if index == column else None)
+        [
+            tag("th", name, scope="col", class_="number" if index else None),
+            tag("td") if index == column else None,
+        ]
         for index, name in enumerate(table.columns)
     ]
     return tag(

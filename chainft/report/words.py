@@ -20,18 +20,17 @@ _MEANINGS: dict[str, str] = {
     "bleu": "overlap with the expected text: sequences of up to four words",
 }
 
-_UNITS: dict[str, str] = {
-    "entity": "whole entities: one counts as found only if its type, first and last word are all right",
-    "token": "single words, `O` included where the row says so: always looks better than entity scores",
-    "label": "single labels of texts",
-    "macro": "texts: the plain mean over the classes, so that rare classes weigh as much as frequent ones",
-    "micro": "texts: every one weighs the same, so that frequent classes dominate",
-    "weighted": "texts: the mean over the classes, weighed by how frequent they are",
+_UNITS: dict[str, tuple[str, str]] = {
+    "entity": ("whole entities", "one is right only if its type, its first and its last word are all right"),
+    "token": ("single words", "most are outside of entities and easy, so it is higher than an entity score"),
+    "macro": ("the mean over classes", "rare classes weigh as much as frequent ones"),
+    "micro": ("all together", "frequent classes dominate"),
+    "weighted": ("the mean over classes", "each weighs as much as it is frequent"),
 }
 
 _KINDS: dict[str, str] = {
-    "precision": "of what the model marked, the share that is right",
-    "recall": "of what is there, the share that the model found",
+    "precision": "of what was predicted, the share that is right",
+    "recall": "of what is there, the share that was found",
     "f1": "balance (harmonic mean) of precision and recall",
     "accuracy": "share that is right",
 }
@@ -128,17 +127,24 @@ def lower_is_better(metric: str) -> bool:
     return metric.endswith(("loss", "perplexity"))
 
 
-def meaning(metric: str) -> str | None:
+def meaning(metric: str, *, brief: bool = False) -> str | None:
     """What a metric counts, in plain words; None for one that we don't know.
 
-    >>> meaning("entity_f1").split(":")[0]
-    'balance (harmonic mean) of precision and recall, over whole entities'
+    >>> meaning("entity_recall", brief=True)
+    'of what is there, the share that was found; counts whole entities'
+    >>> meaning("entity_recall").split(": ")[1]
+    'one is right only if its type, its first and its last word are all right'
     """
     if metric in _MEANINGS:
         return _MEANINGS[metric]
-    unit = next((word for name, word in _UNITS.items() if re.search(rf"(^|_){name}(_|$)", metric)), None)
-    kind = next((word for name, word in _KINDS.items() if re.search(rf"(^|_){name}(_|$)", metric)), None)
-    return f"{kind}, over {unit}" if kind and unit else kind
+    words = metric.casefold().split("_")
+    kind = next((text for name, text in _KINDS.items() if name in words), None)
+    unit = next((text for name, text in _UNITS.items() if name in words), None)
+    if kind is None or unit is None:
+        return kind
+    counted = "" if unit[0].startswith(("the", "all")) else "counts "
+    strict = ", and none whose tags break the scheme" if "strict" in words else ""
+    return f"{kind}; {counted}{unit[0]}{strict}" + ("" if brief else f": {unit[1]}")
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

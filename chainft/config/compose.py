@@ -90,13 +90,14 @@ def compose_draft(overrides: Sequence[str], *, config_dir: Path | None = None, c
         words = [_translate(hydra, override) for override in parsed]
         flat = [word for group in words for word in group]
         flat += _foreseen_groups(hydra, parsed)
+        groups = {o.key_or_group for o in parsed if hydra.group_exists(o.key_or_group)}
         composition = hydra.compose(_placed(hydra, flat))
         if more := _default_groups(hydra, composition):
             composition = hydra.compose(_placed(hydra, flat + more))
     data = dict(composition.data)
     sweep = data.pop("sweep", {})
     filled = _merge(kinds.defaults_of(RunConfig, data), data)
-    locate = _locator(parsed, composition)
+    locate = _locator(parsed, composition, groups)
     gate.refuse_calls(filled, lambda key: locate(key) or key)
     return Draft(filled, sweep if isinstance(sweep, dict) else {"": sweep}, composition, tuple(overrides), locate)
 
@@ -128,7 +129,7 @@ def _key(word: str) -> str:
 
 def _check_word(word: str) -> None:
     """Refuse what is no override at all, in plain words."""
-    if "=" in word or word.startswith("~"):
+    if _key(word) and ("=" in word or word.startswith("~")):
         return
     tasks = [plugin.name for plugin in registry.plugins("task")]
     if word.startswith("-"):
@@ -280,15 +281,20 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _locator(parsed: Sequence[Override], composition: Composition) -> Callable[[str], str | None]:
+def _locator(parsed: Sequence[Override], composition: Composition, groups: set[str]) -> Callable[[str], str | None]:
     """Where a key was set: the last word that set it or a part of it, else the file."""
 
     def where(key: str) -> str | None:
         plain = key.partition("[")[0]
-        for override in reversed(parsed):
-            name = override.key_or_group
-            if plain == name or plain.startswith(f"{name}.") or name.startswith(f"{plain}."):
-                return override.input_line
-        return composition.where(plain)
+        words = [override for override in reversed(parsed) if _touches(override.key_or_group, plain)]
+        chosen = [o for o in words if o.key_or_group in groups and not isinstance(o.value(), dict)]
+        direct = next((o.input_line for o in words if o not in chosen), None)
+        # `optimizer=mine` chose the file that holds the key; the file says more.
+        return direct or composition.where(plain) or next((o.input_line for o in chosen), None)
 
     return where
+
+
+def _touches(name: str, key: str) -> bool:
+    """Whether setting `name` sets `key`, what holds it, or a part of it."""
+    return name == key or key.startswith(f"{name}.") or name.startswith(f"{key}.")

@@ -99,7 +99,9 @@ def test_value_of_the_right_kind_is_read(name: str, value: object, expected: obj
         ("inner", {"size": 0}, "out-of-range", ["inner.size", "[1, inf)"]),
     ],
 )
-def test_wrong_value_is_refused_with_key_value_and_range(name: str, value: object, slug: str, words: list[str]) -> None:
+def test_wrong_value_is_refused_with_key_value_and_range(
+    name: str, value: object, slug: str, words: list[str]
+) -> None:
     """fault 2"""
     (problem,) = problems(Outer, {"needed": 1, name: value})
     assert problem.slug == slug
@@ -174,7 +176,11 @@ def test_own_check_of_a_class_is_reported_at_its_key() -> None:
 
 
 def test_parsed_is_frozen_and_dumps_back_to_the_same() -> None:
-    data = {"task": {"name": "toy"}, "data": {"name": "toy", "train": ["a", "b"]}, "optimizer": {"options": {"b": [1]}}}
+    data = {
+        "task": {"name": "toy"},
+        "data": {"name": "toy", "train": ["a", "b"]},
+        "optimizer": {"options": {"b": [1]}},
+    }
     config = parse(RunConfig, data)
     assert parse(RunConfig, dump(config)) == config
     with pytest.raises(AttributeError):

@@ -66,6 +66,8 @@ class DataConfig:
     """Use at most this many validation examples, drawn with `split_seed`."""
     max_test_samples: Count | None = None
     """Use at most this many test examples, drawn with `split_seed`."""
+    label_separator: str | None = None
+    """What separates several labels in one text cell (multi-label tasks); null: a cell is one label."""
     encoding: str = "utf-8"
     """Text encoding of the files; a byte-order mark is recognised and dropped."""
     on_error: Literal["stop", "skip"] = "stop"

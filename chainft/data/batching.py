@@ -18,6 +18,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from chainft.tasks.base import Arrays, Column, Task
 
+
 @dataclass(frozen=True)
 class Batch:
     """Padded features, ready for the model."""

@@ -82,18 +82,22 @@ def prepare(config: RunConfig, *, progress: Progress, poll: Callable[[], None]) 
     splits = load_splits(config.data, task)
     poll()
     task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
-    stores, max_length = tokenise(config, task, splits, progress=progress, poll=poll)
-    findings = check_contract(
-        splits,
-        task,
-        lengths={name: store.lengths.tolist() for name, store in stores.items()},
-        max_length=max_length,
-    )
+    stores = tokenise(config, task, splits, progress=progress, poll=poll)
+    findings = check_contract(splits, task, stores=stores)
     stop_on_errors(findings)
-    lengths = {name: store.lengths.tolist() for name, store in stores.items()}
-    card = data_card(splits, task, findings, lengths)
+    card = data_card(splits, task, findings, stores)
     loaded = load_model(config.model, task, seed=config.seed)
     return Prepared(task, splits, stores, tuple(findings), card, loaded)
+
+
+def examine(config: RunConfig, *, tokenised: bool, progress: Progress) -> tuple[dict[str, Any], list[Finding]]:
+    """What `prepare` finds about the data, without a model: the data card and all findings, errors included."""
+    task = new_task(config)
+    splits = load_splits(config.data, task)
+    task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
+    stores = tokenise(config, task, splits, progress=progress, poll=lambda: None) if tokenised else {}
+    findings = check_contract(splits, task, stores=stores)
+    return data_card(splits, task, findings, stores), findings
 
 
 def new_task(config: RunConfig) -> Task:
@@ -104,7 +108,7 @@ def new_task(config: RunConfig) -> Task:
 
 def tokenise(
     config: RunConfig, task: Task, splits: Splits, *, progress: Progress, poll: Callable[[], None]
-) -> tuple[dict[Split, FeatureStore], int]:
+) -> dict[Split, FeatureStore]:
     """Give the task its tokenizer and open the tokenised store of each split that has examples."""
     tokenizer = load_tokenizer(config.model)
     max_length = max_length_of(config.model, load_config(config.model), tokenizer)
@@ -118,12 +122,11 @@ def tokenise(
 
         return tell
 
-    stores = {
+    return {
         name: open_store(examples, task, cache_dir=cache, split=name, progress=report(name))
         for name, examples in splits.examples.items()
         if len(examples)
     }
-    return stores, max_length
 
 
 def stop_on_errors(findings: list[Finding]) -> None:

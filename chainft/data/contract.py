@@ -1,0 +1,269 @@
+"""The data contract: what is suspicious in whole splits, each finding with its place and a remedy.
+
+Malformed rows are found while reading and labels that only an evaluation split has by the task; here are the
+things that no single row shows: duplicates, leaks, conflicts, rare classes, odd characters, over-long examples.
+Works on any task through its fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chainft.data.card import label_counts
+from chainft.data.example import Example, Finding, Split
+from chainft.data.load import Splits
+
+if TYPE_CHECKING:
+    from chainft.data.store import FeatureStore
+    from chainft.tasks.base import Task
+
+RARE = 5
+"""A class with fewer training examples is hardly learned."""
+MAJORITY = 0.9
+"""A class with a larger share makes accuracy look good by itself."""
+
+Key = tuple[str, ...]
+
+_ODD = {
+    "replacement-character": (re.compile("\ufffd"), "the replacement character U+FFFD: the text was decoded wrongly"),
+    "mojibake": (
+        re.compile("Ã[\u0080-\u00bf]|Â[\u00a0-\u00bf]|â€[\u0080-\u2122]?"),
+        "letters such as 'Ã©': UTF-8 that was read as Latin-1",
+    ),
+    "control-character": (re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), "control characters"),
+    "zero-width": (re.compile("[\u200b\u2060\ufeff]"), "zero-width characters, which cut or join words unseen"),
+}
+
+
+def check_contract(splits: Splits, task: Task, *, stores: Mapping[Split, FeatureStore] | None = None) -> list[Finding]:
+    """All findings, errors first. `stores` (the tokenised splits) allow those about lengths."""
+    findings = [
+        *task.contract(splits.examples),
+        *_labels(splits.examples, task),
+        *_empty(splits.examples, task),
+        *_duplicates(splits.examples, task),
+        *_leaks(splits.examples, task),
+        *_conflicts(splits.examples, task),
+        *_odd_characters(splits.examples, task),
+        *_long(splits.examples, stores or {}, task),
+        *_rejected(splits),
+    ]
+    order = {"error": 0, "warning": 1, "info": 2}
+    return sorted(findings, key=lambda finding: order[finding.severity])
+
+
+Examples = Mapping[Split, Sequence[Example]]
+
+
+def _labels(examples: Examples, task: Task) -> Iterator[Finding]:
+    counts = {split: label_counts(task, rows) for split, rows in examples.items()}
+    train = counts["train"]
+    if not train:
+        return
+    yield from _variants(train)
+    for split, found in counts.items():
+        missing = sorted(label for label in train if label not in found)
+        if split != "train" and missing:
+            yield Finding(
+                "label-not-in-split",
+                "info",
+                f"{split} has no example of {_some(missing)}: nothing will be known about {_them(missing)} there",
+                count=len(missing),
+            )
+    rare = sorted(label for label, count in train.items() if count < RARE)
+    if rare:
+        yield Finding(
+            "rare-label",
+            "warning",
+            f"labels with fewer than {RARE} training examples: {_some([f'{name} ({train[name]})' for name in rare])}",
+            count=len(rare),
+            help="add examples, or join rare labels",
+        )
+    label, most = train.most_common(1)[0]
+    if _has_one_label(task) and len(train) > 1 and most / train.total() > MAJORITY:
+        yield Finding(
+            "majority-label",
+            "warning",
+            f"{most / train.total():.0%} of the training examples are {label!r}: always saying so has that accuracy",
+            help="read f1_macro rather than accuracy, or set task.class_weights=balanced",
+        )
+    if _has_one_label(task) and len(train) == 1:
+        yield Finding("one-label", "error", f"every training example has the same label {label!r}: nothing to learn")
+
+
+def _variants(train: Counter[str]) -> Iterator[Finding]:
+    """Labels that differ in case or blanks only."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(train):
+        same[" ".join(label.casefold().split())].append(label)
+    for variants in same.values():
+        if len(variants) > 1:
+            told = ", ".join(f"{name!r} ({train[name]} times)" for name in variants)
+            yield Finding(
+                "label-variants",
+                "warning",
+                f"labels that differ only in case or blanks: {told}",
+                help=f"write them all as {max(variants, key=lambda name: train[name])!r}",
+            )
+
+
+def _empty(examples: Examples, task: Task) -> Iterator[Finding]:
+    for split, rows in examples.items():
+        empty = [row for row in rows if not any(part.strip() for part in _input(task, row))]
+        if empty:
+            yield Finding(
+                "empty-example",
+                "warning",
+                f"{split}: {_count(empty, 'example')} without any text",
+                empty[0].where(),
+                "remove them",
+                len(empty),
+            )
+
+
+def _duplicates(examples: Examples, task: Task) -> Iterator[Finding]:
+    for split, rows in examples.items():
+        first: dict[tuple[Key, Key], Example] = {}
+        again = []
+        for row in rows:
+            key = (_input(task, row), _gold(task, row))
+            if key in first:
+                again.append((row, first[key]))
+            else:
+                first[key] = row
+        if again:
+            row, before = again[0]
+            yield Finding(
+                "duplicate",
+                "warning" if split == "train" else "info",
+                f"{split}: {_count(again, 'example')} that stand there already (the first repeats {before.where()})",
+                row.where(),
+                "remove repeated examples: they weigh more than others",
+                len(again),
+            )
+
+
+def _leaks(examples: Examples, task: Task) -> Iterator[Finding]:
+    places = {split: _first_places(rows, lambda row: _folded(_input(task, row))) for split, rows in examples.items()}
+    for one, other in combinations(examples, 2):
+        shared = [key for key in places[other] if key in places[one] and any(key)]
+        if shared:
+            yield Finding(
+                "leak",
+                "warning",
+                f"{len(shared)} of {len(places[other])} different texts of {other} are also in {one} "
+                f"(the first at {places[one][shared[0]].where()}): scores on {other} are too good",
+                places[other][shared[0]].where(),
+                f"remove them from {one}",
+                len(shared),
+            )
+
+
+def _conflicts(examples: Examples, task: Task) -> Iterator[Finding]:
+    if not any(field.gold and field.kind in ("label", "labels", "tags") for field in task.fields):
+        return  # Several right answers to one prompt are no conflict.
+    golds: dict[Key, dict[Key, Example]] = defaultdict(dict)
+    for row in examples["train"]:
+        golds[_input(task, row)].setdefault(_gold(task, row), row)
+    conflicts = [list(rows.values()) for rows in golds.values() if len(rows) > 1]
+    if conflicts:
+        one, other = conflicts[0][:2]
+        yield Finding(
+            "conflicting-labels",
+            "warning",
+            f"train: {_count(conflicts, 'text')} with different labels (the first also at {other.where()})",
+            one.where(),
+            "decide for one label",
+            len(conflicts),
+        )
+
+
+def _odd_characters(examples: Examples, task: Task) -> Iterator[Finding]:
+    for slug, (pattern, words) in _ODD.items():
+        for split, rows in examples.items():
+            odd = [row for row in rows if any(pattern.search(part) for part in _input(task, row))]
+            if odd:
+                yield Finding(
+                    slug,
+                    "warning",
+                    f"{split}: {_count(odd, 'example')} with {words}",
+                    odd[0].where(),
+                    "mend the text, or check data.encoding",
+                    len(odd),
+                )
+
+
+def _long(examples: Examples, stores: Mapping[Split, FeatureStore], task: Task) -> Iterator[Finding]:
+    for split, store in stores.items():
+        windows = np.diff(store.first_of)
+        long = np.flatnonzero(windows > 1)
+        if len(long):
+            yield Finding(
+                "over-long",
+                "info",
+                f"{split}: {_count(long, 'example')} longer than {task.max_length} tokens, split into windows "
+                f"(up to {int(windows.max())})",
+                examples[split][int(long[0])].where(),
+                count=len(long),
+            )
+
+
+def _rejected(splits: Splits) -> Iterator[Finding]:
+    if splits.rejected:
+        yield Finding(
+            "rows-left-out",
+            "warning",
+            f"{_count(splits.rejected, 'malformed row')} left out (data.on_error=skip); the first: "
+            f"{splits.rejected[0].message}",
+            splits.rejected[0].where,
+            count=len(splits.rejected),
+        )
+
+
+def _has_one_label(task: Task) -> bool:
+    return any(field.gold and field.kind == "label" for field in task.fields)
+
+
+def _input(task: Task, row: Example) -> Key:
+    """The values that are given, not asked for, as texts."""
+    return tuple(_text(row.values.get(field.name)) for field in task.fields if not field.gold)
+
+
+def _gold(task: Task, row: Example) -> Key:
+    return tuple(_text(row.values.get(field.name)) for field in task.fields if field.gold)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else " ".join(value)
+
+
+def _folded(key: Key) -> Key:
+    return tuple(" ".join(part.casefold().split()) for part in key)
+
+
+def _first_places(rows: Sequence[Example], key_of: Callable[[Example], Key]) -> dict[Key, Example]:
+    places: dict[Key, Example] = {}
+    for row in rows:
+        places.setdefault(key_of(row), row)
+    return places
+
+
+def _count(items: Any, noun: str) -> str:
+    return f"{len(items)} {noun}" if len(items) == 1 else f"{len(items)} {noun}s"
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _them(names: Sequence[str]) -> str:
+    return "it" if len(names) == 1 else "them"

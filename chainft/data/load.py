@@ -159,7 +159,11 @@ def _with_cuts(splits: dict[Split, list[Example]], config: DataConfig, task: Tas
     """Cut validation and test from train where no files bring them; shares are of the whole train."""
     result = dict(splits)
     whole = len(splits["train"])
-    for split, share in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+    shares: tuple[tuple[Split, float], ...] = (
+        ("test", config.test_fraction),
+        ("validation", config.validation_fraction),
+    )
+    for split, share in shares:
         if split not in result and share > 0:
             seed = [config.split_seed, SPLITS.index(split)]
             train = result["train"]

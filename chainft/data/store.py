@@ -132,7 +132,7 @@ def _key(examples: Sequence[Example], task: Task) -> str:
 def _tokenizer_content(tokenizer: Any) -> bytes:
     special = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
     template = getattr(tokenizer, "chat_template", None)
-    text = tokenizer.backend_tokenizer.to_str() + json.dumps([special, template, tokenizer.padding_side])
+    text: str = tokenizer.backend_tokenizer.to_str() + json.dumps([special, template, tokenizer.padding_side])
     return text.encode()
 
 
@@ -245,7 +245,7 @@ def _is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
     if not path.is_file() or path.stat().st_size != facts["bytes"]:
         return False
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"]
+        return bool(hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"])
 
 
 @contextmanager

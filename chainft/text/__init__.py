@@ -1,0 +1,1 @@
+"""Text as tasks see it: words, sub-words, windows, tags and entities."""

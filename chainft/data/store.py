@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -146,9 +146,9 @@ def _code_of(task: Task) -> bytes:
 class _Writer:
     """Appends arrays to a file and hashes what it writes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stack: ExitStack) -> None:
         self.path = path
-        self.stream: BinaryIO = path.open("wb")
+        self.stream: BinaryIO = stack.enter_context(path.open("wb"))
         self.digest = hashlib.sha256()
         self.size = 0
 
@@ -169,10 +169,10 @@ class _Writer:
 class _ColumnWriter:
     """Values and starts of one column."""
 
-    def __init__(self, folder: Path, name: str, column: Column) -> None:
+    def __init__(self, folder: Path, name: str, column: Column, stack: ExitStack) -> None:
         self.dtype = np.dtype(column.dtype)
-        self.values = _Writer(folder / f"{name}.values")
-        self.starts = _Writer(folder / f"{name}.starts")
+        self.values = _Writer(folder / f"{name}.values", stack)
+        self.starts = _Writer(folder / f"{name}.starts", stack)
         self.position = 0
         self.starts.write(np.array([0], dtype=np.int64))
 
@@ -183,21 +183,32 @@ class _ColumnWriter:
 
 
 def _build(folder: Path, examples: Sequence[Example], task: Task, progress: Callable[[int, int], None] | None) -> None:
+    with ExitStack() as stack:
+        _write(folder, examples, task, progress, stack)
+
+
+def _write(
+    folder: Path,
+    examples: Sequence[Example],
+    task: Task,
+    progress: Callable[[int, int], None] | None,
+    stack: ExitStack,
+) -> None:
     columns: dict[str, _ColumnWriter] = {}
-    first_of = _Writer(folder / "first_of.starts")
+    first_of = _Writer(folder / "first_of.starts", stack)
     first_of.write(np.array([0], dtype=np.int64))
     count = 0
     for number, example in enumerate(examples):
         if progress and number % PROGRESS_EVERY == 0:
             progress(number, len(examples))
         for feature in task.encode(example):
-            columns = columns or _columns(folder, task, feature)
+            columns = columns or _columns(folder, task, feature, stack)
             for name, column in columns.items():
                 column.append(feature[name])
             count += 1
         first_of.write(np.array([count], dtype=np.int64))
     files = {"first_of.starts": first_of.close()}
-    for name, column in (columns or _columns(folder, task, {"input_ids": np.zeros(0)})).items():
+    for name, column in (columns or _columns(folder, task, {"input_ids": np.zeros(0)}, stack)).items():
         files[f"{name}.values"] = column.values.close()
         files[f"{name}.starts"] = column.starts.close()
     kinds = {name: task.features[name].dtype for name in columns or ["input_ids"]}
@@ -210,9 +221,12 @@ def _build(folder: Path, examples: Sequence[Example], task: Task, progress: Call
         progress(len(examples), len(examples))
 
 
-def _columns(folder: Path, task: Task, feature: Mapping[str, np.ndarray]) -> dict[str, _ColumnWriter]:
+def _columns(
+    folder: Path, task: Task, feature: Mapping[str, np.ndarray], stack: ExitStack
+) -> dict[str, _ColumnWriter]:
     """Writers of the task's columns that its features have."""
-    return {name: _ColumnWriter(folder, name, column) for name, column in task.features.items() if name in feature}
+    chosen = {name: column for name, column in task.features.items() if name in feature}
+    return {name: _ColumnWriter(folder, name, column, stack) for name, column in chosen.items()}
 
 
 def _publish(temporary: Path, folder: Path) -> None:

@@ -50,8 +50,8 @@ class DataConfig:
     """File or files of validation examples; without them, `validation_fraction` is cut from train."""
     test: Files = None
     """File or files of test examples; without them, `test_fraction` is cut from train."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Which column of the data holds what the task needs, for example `{text: sentence, label: intent}`."""
+    columns: Mapping[str, str | int] = field(default_factory=dict)
+    """Which column holds what the task needs, by name or number, for example `{text: sentence, label: intent}`."""
     validation_fraction: FractionBelowOne = 0.1
     """Share of train that becomes validation when no validation file is given (0: no validation)."""
     test_fraction: FractionBelowOne = 0.0
@@ -107,7 +107,8 @@ class OptimizerConfig:
     lr: Positive = 5e-5
     """Peak learning rate."""
     weight_decay: NotNegative = 0.01
-    """Decay of weight matrices; norms, biases and other vectors are never decayed."""
+    """Decay of weight matrices; norms, biases and other vectors are never decayed. Decoupled from the gradient where
+    torch offers it (adamw, adam, nadam, radam, lion); sgd, rmsprop, adagrad, adadelta, adamax and asgd add it to it."""
     options: Mapping[str, bool | int | float | tuple[float, ...]] = field(default_factory=dict)
     """Further arguments of that optimizer, for example `{betas: [0.9, 0.98], eps: 1e-6}` or `{momentum: 0.9}`."""
 

@@ -25,6 +25,9 @@ from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.load import LoadedModel, load_config, load_model, load_tokenizer, max_length_of
 from chainft.registry import find
 from chainft.tasks.base import Task
+from chainft.train.learner import Course
+from chainft.train.optimizer import check_optimizer
+from chainft.train.schedule import warmup_steps_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +81,10 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
 def prepare(config: RunConfig, *, progress: Progress, poll: Callable[[], None]) -> Prepared:
     """Read and check the data, tokenise it, and load the model."""
     task = new_task(config)
+    check_optimizer(config.optimizer)
     load_config(config.model)  # A wrong model name is found before the data is read.
     splits = load_splits(config.data, task)
+    warmup_steps_of(Course.of(config, len(splits.examples["train"])).total_steps, config.scheduler)
     poll()
     task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
     stores = tokenise(config, task, splits, progress=progress, poll=poll)

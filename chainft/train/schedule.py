@@ -7,22 +7,15 @@ Warm-up rises linearly from 0, then the curve named by `scheduler.name` runs to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 from chainft.config.run import SchedulerConfig
-from chainft.errors import ConfigError, Problem
+from chainft.errors import ConfigError
 
 DEFAULT_WARMUP_FRACTION = 0.1
 DEFAULT_POWER = 2.0
 DEFAULT_DECAY_FRACTION = 0.1
 INVERSE_SQRT_TIMESCALE = 10_000
 """Timescale of inverse_sqrt without warm-up, in steps; transformers 5.23, `get_inverse_sqrt_schedule`."""
-
-_APPLIES = {
-    "min_lr_fraction": ("linear", "cosine", "polynomial", "warmup_stable_decay"),
-    "power": ("polynomial",),
-    "decay_fraction": ("warmup_stable_decay",),
-}
 
 
 def lr_factor(step: int, *, total_steps: int, config: SchedulerConfig) -> float:
@@ -78,27 +71,6 @@ def decay_steps_of(total_steps: int, config: SchedulerConfig) -> int:
     """How many steps the final decay of `warmup_stable_decay` takes."""
     fraction = DEFAULT_DECAY_FRACTION if config.decay_fraction is None else config.decay_fraction
     return min(_share(total_steps, fraction), max(total_steps - 1, 1))
-
-
-def scheduler_problems(config: SchedulerConfig) -> Iterator[Problem]:
-    """What is wrong before the number of steps is known: settings that exclude each other or have no effect."""
-    if config.warmup_steps is not None and config.warmup_fraction is not None:
-        yield Problem(
-            "contradiction",
-            f"scheduler.warmup_steps={config.warmup_steps} and scheduler.warmup_fraction={config.warmup_fraction} "
-            "are both given",
-            key="scheduler.warmup_fraction",
-            help="give one of them",
-        )
-    for field, curves in _APPLIES.items():
-        value = getattr(config, field)
-        if value is not None and config.name not in curves:
-            yield Problem(
-                "no-effect",
-                f"scheduler.{field}={value} has no effect on the {config.name} schedule",
-                key=f"scheduler.{field}",
-                help=f"remove it, or choose scheduler.name from: {', '.join(curves)}",
-            )
 
 
 def _fall(step: int, warmup: int, total_steps: int, config: SchedulerConfig) -> float:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainft.config.run import SchedulerConfig
-from chainft.errors import ConfigError
-from chainft.train.schedule import lr_factor, scheduler_problems, warmup_steps_of
+from chainft.config.rules import RULES
+from chainft.config.run import DataConfig, RunConfig, SchedulerConfig, TaskConfig
+from chainft.errors import ConfigError, Problem
+from chainft.train.schedule import lr_factor, warmup_steps_of
 
 CURVES = ("linear", "cosine", "polynomial", "constant", "inverse_sqrt", "warmup_stable_decay")
 THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -21,6 +22,12 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "inverse_sqrt": ("inverse_sqrt", {}),
     "warmup_stable_decay": ("warmup_stable_decay", {"num_decay_steps": 4}),
 }
+
+
+def problems(config: SchedulerConfig) -> list[Problem]:
+    """What the rules of the config say about a scheduler."""
+    run = RunConfig(task=TaskConfig(name="ner"), data=DataConfig(name="conll"), scheduler=config)
+    return [problem for rule in RULES for problem in rule(run) if (problem.key or "").startswith("scheduler.")]
 
 
 def curve(total: int, config: SchedulerConfig) -> list[float]:
@@ -105,7 +112,7 @@ def test_warmup_and_decay_that_overlap_are_an_error() -> None:
 
 def test_two_kinds_of_warmup_are_a_problem() -> None:
     config = SchedulerConfig(warmup_steps=3, warmup_fraction=0.1)
-    assert [problem.slug for problem in scheduler_problems(config)] == ["contradiction"]
+    assert [problem.slug for problem in problems(config)] == ["contradiction"]
 
 
 @pytest.mark.parametrize("field", ["min_lr_fraction", "power", "decay_fraction"])
@@ -114,5 +121,4 @@ def test_a_setting_is_a_problem_exactly_where_it_changes_nothing(name: Any, fiel
     options: dict[str, Any] = {field: 0.3}
     config = SchedulerConfig(name=name, **options)
     has_effect = curve(20, config) != curve(20, SchedulerConfig(name=name))
-    problems = [problem.key for problem in scheduler_problems(config)]
-    assert problems == ([] if has_effect else [f"scheduler.{field}"])
+    assert [problem.key for problem in problems(config)] == ([] if has_effect else [f"scheduler.{field}"])

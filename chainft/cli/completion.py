@@ -86,7 +86,7 @@ def candidates(line: str) -> list[str]:
     if current.startswith("-"):
         return _matching(_flags(verb), current)
     if verb == "config":
-        subjects = [name for name in _names("") if not name.endswith(".")] if before[1:] else ["show"]
+        subjects = [name for name in _names(current) if not name.endswith(".")] if before[1:] else ["show"]
         return _matching([name.rstrip("=") for name in subjects], current)
     if verb == "check" and not before[1:]:
         return _matching(["data"], current)

@@ -159,9 +159,9 @@ def _lines(facts: Facts) -> Iterator[str]:
 
 
 def _weight_lines(weights: Facts) -> Iterator[str]:
-    present: Callable[[str], str] = lambda name: "installed" if weights[name] else "not installed"
+    state = {name: "installed" if weights[name] else "not installed" for name in ("starter", "smollm2")}
     yield "weights"
-    yield f"  starter {present('starter')}, smollm2 {present('smollm2')}"
+    yield f"  starter {state['starter']}, smollm2 {state['smollm2']}"
     models = weights["models"]
     shown = ", ".join(models[:5]) + (f" and {len(models) - 5} more" if len(models) > 5 else "")
     yield f"  hub cache {weights['hub_cache']}: {shown or 'empty'}{' (offline mode)' if weights['offline'] else ''}"

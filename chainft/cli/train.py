@@ -12,6 +12,9 @@ from chainft.config.search import PRIMARY, groups, options
 if TYPE_CHECKING:
     from chainft.config.compose import Composed
 
+if TYPE_CHECKING:
+    from chainft.config.compose import Composed
+
 FLAGS = (
     HELP,
     Flag(("-m", "--multirun"), "sweep: one run for each combination of the values given with commas"),

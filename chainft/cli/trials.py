@@ -66,6 +66,6 @@ def score(job: Job, metric: str | None) -> float | None:
 def _suggest(trial: Any, axis: Axis) -> str:
     if not axis.is_interval:
         return str(trial.suggest_categorical(axis.key, list(axis.values)))
-    if axis.is_integer:
+    if axis.whole:
         return str(trial.suggest_int(axis.key, int(axis.low), int(axis.high), log=axis.log))
     return f"{trial.suggest_float(axis.key, axis.low, axis.high, log=axis.log):.6g}"

@@ -74,6 +74,14 @@ def compose(overrides: Sequence[str], *, config_dir: Path | None = None, config_
     return finish(draft)
 
 
+def word_values(words: Sequence[str]) -> dict[str, object]:
+    """Key -> value of plain `key=value` words, read in Hydra's grammar. Raises ConfigError."""
+    for word in words:
+        _check_word(word)
+    with composer(search_folders(), PRIMARY) as hydra:
+        return {override.key_or_group: override.value() for override in hydra.parse(words)}
+
+
 def load_run_config(path: Path) -> RunConfig:
     """The `config.yaml` of a run folder, through the same gate and checks as any other config."""
     document = read_yaml(path)
@@ -263,8 +271,9 @@ def _default_data(data: Mapping[str, Any], choices: Mapping[str, str | None], kn
                 help=f"choose one: data={'|'.join(name for name in known if not name.startswith('starter'))}",
             )
         return [f"data={source}" if source in known else f"++data.name={source}"]
-    task = _node(data, "task").get("name")
-    wanted = [f"starter_{name}" for name in (choices.get("task"), task) if name]
+    task = _node(data, "task")
+    ending = "_multi" if task.get("multi_label") is True else ""
+    wanted = [f"starter_{name}{ending}" for name in (choices.get("task"), task.get("name")) if name]
     return [f"data={name}" for name in wanted if name in known][:1]
 
 

@@ -9,6 +9,7 @@ log scale, as Hydra's optuna plug-in writes it.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from chainft.config.search import PRIMARY, search_folders
 from chainft.config.sweep_config import SweepConfig
 from chainft.errors import ConfigError, Problem
 
+_WHOLE_ENDS = re.compile(r"interval\(\s*(start=)?[+-]?\d+\s*,\s*(end=)?[+-]?\d+\s*\)")
+"""Hydra reads both ends as floats; only the word tells."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -33,18 +37,17 @@ class Axis:
     low: float = 0.0
     high: float = 0.0
     log: bool = False
+    whole: bool = False
+    """Only whole numbers: both ends were written as such."""
 
     @property
     def is_interval(self) -> bool:
         return not self.values
 
-    @property
-    def is_integer(self) -> bool:
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
     def samples(self) -> tuple[str, ...]:
         """Values that stand for all in the check before the sweep: all, or both ends."""
-        return self.values or (str(self.low), str(self.high))
+        ends = (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+        return self.values or tuple(str(end) for end in ends)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def _axis(hydra: Composer, override: Override) -> Axis:
                 where=override.input_line,
                 key=key,
             )
-        return Axis(key, low=value.start, high=value.end, log="log" in value.tags)
+        whole = _WHOLE_ENDS.search(override.input_line or "") is not None
+        return Axis(key, low=value.start, high=value.end, log="log" in value.tags, whole=whole)
     values = tuple(dict.fromkeys(override.sweep_string_iterator()))
     if not values:
         raise ConfigError(

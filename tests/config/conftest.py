@@ -53,7 +53,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     }
     classes = {"toy:Task": ToyTask, "toy:Source": ToySource}
     load = registry.Plugin.load
-    monkeypatch.setattr(registry, "plugins", lambda kind: (*real(kind), *(own[kind],) * (kind in own)))
+    monkeypatch.setattr(registry, "plugins", lambda kind: (*real(kind), *([own[kind]] if kind in own else [])))
     monkeypatch.setattr(registry.Plugin, "load", lambda plugin: classes.get(plugin.target) or load(plugin))
     monkeypatch.chdir(tmp_path)
     return tmp_path

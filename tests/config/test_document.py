@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,13 @@ def test_bomb_is_refused_within_a_second(tmp_path: Path, content: str, slug: str
     started = time.perf_counter()
     assert refused(file).slug == slug
     assert time.perf_counter() - started < 1.0
+
+
+@pytest.mark.parametrize("text", ["no", "yes", "on", "y", "=", "2020-01-01", "12:30", "1e-5", "1_000", "", "~", "0o7"])
+def test_written_text_stays_text_for_any_reader(text: str, tmp_path: Path) -> None:
+    written = to_yaml({"a": text})
+    assert yaml.safe_load(written) == {"a": text}
+    assert read_yaml(write(tmp_path, written)).data == {"a": text}
 
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

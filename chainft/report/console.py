@@ -21,7 +21,7 @@ from chainft.report.commands import next_commands
 from chainft.report.plan_words import plan_lines
 from chainft.report.run_files import Outcome, outcome_of
 from chainft.report.tables import render, shorten
-from chainft.report.words import change, lower_is_better, meaning, number, plural, printable
+from chainft.report.words import change, judgement, meaning, number, plural, printable
 from chainft.tasks.base import Table
 
 _SEVERITY = {"error": "bold red", "warning": "yellow", "info": "dim"}
@@ -107,8 +107,10 @@ def _print_headline(console: Console, outcome: Outcome) -> None:
     line = Text.assemble((f"{metric} on {split}: ", "bold"))
     if before is not None:
         line.append(f"{number(before)} before, ")
-    good = before is None or (value < before) == lower_is_better(metric) or value == before
-    line.append(f"{number(value)} after training", style="bold green" if good else "bold red")
+    line.append(
+        f"{number(value)} after training",
+        style="bold red" if judgement(metric, before, value) == "worse" else "bold green",
+    )
     console.print(line, soft_wrap=True)
     if explained := meaning(metric):
         for part in Text(explained, style="dim").wrap(console, max(20, console.width - 2)):

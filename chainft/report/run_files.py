@@ -7,6 +7,7 @@ Files that a run has not written (yet) read as empty; one that is damaged raises
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,11 +121,14 @@ def outcome_of(results: Mapping[str, Any]) -> Outcome:
 
 
 def scores_of(record: Mapping[str, Any] | None) -> Scores | None:
-    """Scores from their JSON form."""
+    """Scores from their JSON form; a value that was not finite is NaN."""
     if not record:
         return None
     return Scores(
-        values=record.get("values") or {},
+        values={
+            str(name): float(value) if isinstance(value, int | float) else math.nan
+            for name, value in (record.get("values") or {}).items()
+        },
         tables=tuple(
             Table(str(table["title"]), tuple(map(str, table["columns"])), tuple(tuple(row) for row in table["rows"]))
             for table in record.get("tables") or ()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from chainft.report.words import short
 
+_NOTHING = 1e-30
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -47,11 +49,11 @@ def linear(values: Iterable[float], *, start: float, end: float, zero: bool = Fa
     low, high = _ends(values)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    if high - low < 1e-12:
-        low, high = low - (abs(low) * 0.1 or 0.5) * (not zero or low < 0), high + (abs(high) * 0.1 or 0.5)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        low, high = (0.0 if zero else low - (abs(low) * 0.1 or 0.5)), high + (abs(high) * 0.1 or 0.5)
     step = nice_step((high - low) / count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(round(index * step, 12) for index in range(first, last + 1))
+    ticks = tuple(_clean(index * step) for index in range(first, last + 1))
     return Scale(ticks[0], ticks[-1], start, end, ticks)
 
 
@@ -67,7 +69,7 @@ def fitted(values: Iterable[float], *, start: float, end: float, count: int = 6,
     step = nice_step((high - low) / count)
     step = max(step, 1.0) if whole else step
     ticks = tuple(
-        round(index * step, 12) for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        _clean(index * step) for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     )
     return Scale(low, high, start, end, ticks)
 
@@ -90,9 +92,15 @@ def nice_step(least: float) -> float:
     [0.05, 2.0, 50.0]
     """
     power = 10.0 ** math.floor(math.log10(least))
-    return next(round(factor * power, 15) for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+    return next(_clean(factor * power) for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+
+
+def _clean(value: float) -> float:
+    """Without the noise of binary fractions: 0.3 for 0.30000000000000004."""
+    return float(f"{value:.12g}")
 
 
 def _ends(values: Iterable[float]) -> tuple[float, float]:
-    known = [value for value in values if math.isfinite(value)]
+    """The least and the greatest; what is next to nothing counts as 0."""
+    known = [value if abs(value) > _NOTHING else 0.0 for value in values if math.isfinite(value)]
     return (min(known), max(known)) if known else (0.0, 1.0)

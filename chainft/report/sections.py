@@ -11,7 +11,7 @@ from chainft.report.markup import Child, Html, tag
 from chainft.report.plan_words import plan_lines
 from chainft.report.run_files import RunFacts
 from chainft.report.sections_scores import section
-from chainft.report.words import change, duration, lower_is_better, meaning, number, plural, short, size
+from chainft.report.words import change, duration, judgement, meaning, number, plural, short, size
 
 _TASKS = {
     "ner": "Named entity recognition",
@@ -40,13 +40,12 @@ def _result(facts: RunFacts) -> list[Child]:
     split, scores = outcome.shown
     after = scores.values[metric]
     before = outcome.before.values.get(metric) if outcome.before and split == "test" else None
-    better = before is None or after == before or (after < before) == lower_is_better(metric)
     numbers: list[Child] = [
         [tag("span", number(before), class_="before"), tag("span", " → ", class_="arrow", aria_label="to")]
         if before is not None
         else None,
         tag("span", number(after), class_="after"),
-        tag("span", " ", change(before, after), class_=f"change {'better' if better else 'worse'}")
+        tag("span", " ", change(before, after), class_=f"change {judgement(metric, before, after)}")
         if before is not None
         else None,
     ]

@@ -9,7 +9,7 @@ from chainft.report.confusion import confusion_view
 from chainft.report.markup import Child, Html, tag
 from chainft.report.run_files import RunFacts
 from chainft.report.tables import MOST_ROWS, SHORT_ROWS, Row, deciding_column, split_rows
-from chainft.report.words import change, lower_is_better, meaning, number
+from chainft.report.words import change, judgement, lower_is_better, meaning, number
 from chainft.tasks.base import Scores, Table
 
 _ENTITIES = (
@@ -63,17 +63,11 @@ def _value_row(name: str, scores: Scores, before: Scores | None, validation: Sco
         tag("th", name, tag("span", explained, class_="meaning") if explained else None, scope="row"),
         tag("td", number(old), class_="number") if before else None,
         tag("td", tag("strong", number(after)), class_="number"),
-        tag("td", change(old, after), class_=f"number {_direction(name, old, after)}") if before else None,
+        tag("td", change(old, after), class_=f"number {judgement(name, old, after)}") if before else None,
         tag("td", dumbbell(old, after) if fraction else None),
         tag("td", number(validation.values.get(name)), class_="number") if validation else None,
         class_="main" if main else None,
     )
-
-
-def _direction(name: str, before: float | None, after: float) -> str:
-    if before is None or before == after:
-        return "same"
-    return "better" if (after < before) == lower_is_better(name) else "worse"
 
 
 def classes_section(facts: RunFacts) -> Html | None:
@@ -134,7 +128,9 @@ def _grid_row(row: Row, column: int | None) -> Html:
     for index, cell in enumerate(row[1:], start=1):
         cells.append(tag("td", number(cell), class_="number"))
         if index == column:
-            cells.append(tag("td", bar(float(cell)) if isinstance(cell, int | float) else None, class_="bar-cell"))
+            cells.append(
+                tag("td", bar(float(cell), width=90.0) if isinstance(cell, int | float) else None, class_="bar-cell")
+            )
     return tag("tr", cells)
 
 

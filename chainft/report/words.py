@@ -127,6 +127,17 @@ def lower_is_better(metric: str) -> bool:
     return metric.endswith(("loss", "perplexity"))
 
 
+def judgement(metric: str, before: float | None, after: float | None) -> str:
+    """`better`, `worse`, or `same` where nothing can be said.
+
+    >>> judgement("loss", 2.0, 1.0), judgement("f1", 2.0, 1.0), judgement("f1", None, 1.0)
+    ('better', 'worse', 'same')
+    """
+    if before is None or after is None or before == after or not math.isfinite(before + after):
+        return "same"
+    return "better" if (after < before) == lower_is_better(metric) else "worse"
+
+
 def meaning(metric: str, *, brief: bool = False) -> str | None:
     """What a metric counts, in plain words; None for one that we don't know.
 

@@ -52,6 +52,4 @@ def truncated(sequence_ids: SequenceIds, *, limit: int) -> list[int]:
 
 
 def _keep(sequence_ids: SequenceIds, part: int, first: int, last: int) -> list[int]:
-    return [
-        position for position, one in enumerate(sequence_ids) if one != part or first <= position <= last
-    ]
+    return [position for position, one in enumerate(sequence_ids) if one != part or first <= position <= last]

@@ -18,7 +18,7 @@ from chainft.errors import ConfigError, Problem
 
 @dataclass(frozen=True, kw_only=True)
 class ConllConfig(DataConfig):
-    """Words in columns. `data.columns` names a column by its number: `{tokens: "0", tags: "-1"}` is the default."""
+    """Words in columns. `data.columns` names a column by its number: `{tokens: 0, tags: -1}` is the default."""
 
     separator: str | None = None
     """What stands between columns; default: tabs where the line has any, else spaces."""
@@ -97,7 +97,7 @@ class ConllSource(Source):
 
     def _take_first_tags(self, columns: list[list[str]]) -> None:
         """Shorten the tag column: the last, or the one that `data.columns` gives."""
-        name = self.config.columns.get("tags", "-1")
+        name = str(self.config.columns.get("tags", -1))
         number = int(name) if name.removeprefix("-").isdecimal() else -1
         if len(columns) > 1 and -len(columns) <= number < len(columns):
             columns[number] = [tag.split(self.config.tag_separator)[0] for tag in columns[number]]

@@ -183,8 +183,12 @@ def _run_path(facts: RunFacts) -> str:
 
 def _environment_value(key: str, value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value) or "none"
-    return size(float(value)) if key.endswith("_bytes") and isinstance(value, int | float) else str(value)
+        return ", ".join(_environment_value(key, one) for one in value) or "none"
+    if isinstance(value, Mapping):
+        return " ".join(_environment_value(str(name), one) for name, one in value.items())
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return size(float(value))
+    return number(value) if value is None else str(value)
 
 
 def _folded(title: str, text: str) -> Html:

@@ -56,9 +56,18 @@ def shorten(table: Table) -> tuple[Table, int]:
     if len(rows.classes) <= MOST_ROWS or column is None:
         return table, 0
     ranked = sorted(rows.classes, key=lambda row: _rank(row[column]))
+    return _ends(table, ranked, rows.averages)
+
+
+def shorten_counts(table: Table) -> tuple[Table, int]:
+    """The table with at most its first and last rows, and how many were left out."""
+    return _ends(table, table.rows, ()) if len(table.rows) > MOST_ROWS else (table, 0)
+
+
+def _ends(table: Table, ranked: Sequence[Row], averages: Sequence[Row]) -> tuple[Table, int]:
     left_out = len(ranked) - 2 * SHORT_ROWS
     gap: Row = (f"({left_out} classes between)", *("" for _ in table.columns[1:]))
-    return replace(table, rows=(*ranked[:SHORT_ROWS], gap, *ranked[-SHORT_ROWS:], *rows.averages)), left_out
+    return replace(table, rows=(*ranked[:SHORT_ROWS], gap, *ranked[-SHORT_ROWS:], *averages)), left_out
 
 
 def render(table: Table, console: Console) -> RenderableType:

@@ -13,19 +13,9 @@ _MEANINGS: dict[str, str] = {
     "loss": "mean loss of one target (lower is better)",
     "perplexity": "how many tokens the model hesitates between, on average (lower is better; 1 is certain)",
     "accuracy": "share of texts whose class is right",
-    "exact_match": "share of texts whose answer is exactly right",
-    "subset_accuracy": "share of texts whose labels are all right, none missing and none too many",
-    "rougeL": "overlap with the expected text: longest common sequence of words",
-    "chrf": "overlap with the expected text: short sequences of characters",
-    "bleu": "overlap with the expected text: sequences of up to four words",
-}
-
-_UNITS: dict[str, tuple[str, str]] = {
-    "entity": ("whole entities", "one is right only if its type, its first and its last word are all right"),
-    "token": ("single words", "most are outside of entities and easy, so it is higher than an entity score"),
-    "macro": ("the mean over classes", "rare classes weigh as much as frequent ones"),
-    "micro": ("all together", "frequent classes dominate"),
-    "weighted": ("the mean over classes", "each weighs as much as it is frequent"),
+    "exact_match": "share of texts whose answer is exactly right, with nothing missing and nothing too much",
+    "rouge_l": "overlap with the expected text in words: the longest common sequence",
+    "chrf": "overlap with the expected text in short sequences of characters",
 }
 
 _KINDS: dict[str, str] = {
@@ -33,6 +23,18 @@ _KINDS: dict[str, str] = {
     "recall": "of what is there, the share that was found",
     "f1": "balance (harmonic mean) of precision and recall",
     "accuracy": "share that is right",
+}
+
+_COUNTED: dict[str, tuple[str, str]] = {
+    "entity": ("whole entities", "one is right only if its type, its first and its last word are all right"),
+    "token": ("single words", "most are outside of entities and easy, so it is higher than an entity score"),
+}
+
+_AVERAGES: dict[str, tuple[str, str]] = {
+    "macro": ("the plain mean over classes", "rare ones weigh as much as frequent ones"),
+    "micro": ("all classes together", "frequent ones dominate"),
+    "weighted": ("the mean over classes", "each weighs as much as it is frequent"),
+    "samples": ("the mean over texts", "each weighs the same, however many labels it has"),
 }
 
 
@@ -145,17 +147,22 @@ def meaning(metric: str, *, brief: bool = False) -> str | None:
     'of what is there, the share that was found; counts whole entities'
     >>> meaning("entity_recall").split(": ")[1]
     'one is right only if its type, its first and its last word are all right'
+    >>> meaning("f1_macro")
+    'balance (harmonic mean) of precision and recall; the plain mean over classes: rare ones weigh as much as frequent ones'
     """
     if metric in _MEANINGS:
         return _MEANINGS[metric]
     words = metric.casefold().split("_")
     kind = next((text for name, text in _KINDS.items() if name in words), None)
-    unit = next((text for name, text in _UNITS.items() if name in words), None)
-    if kind is None or unit is None:
-        return kind
-    counted = "" if unit[0].startswith(("the", "all")) else "counts "
-    strict = ", and none whose tags break the scheme" if "strict" in words else ""
-    return f"{kind}; {counted}{unit[0]}{strict}" + ("" if brief else f": {unit[1]}")
+    if kind is None:
+        return None
+    parts = [kind]
+    for table, verb in ((_COUNTED, "counts "), (_AVERAGES, "")):
+        for what, why in (table[name] for name in table if name in words):
+            parts.append(verb + what + ("" if brief else f": {why}"))
+    if "strict" in words:
+        parts.append("spans whose tags break the scheme count for nothing")
+    return "; ".join(parts)
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

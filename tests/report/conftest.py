@@ -94,17 +94,17 @@ def make_ner(path: Path) -> SampleRun:
                 "entity_f1": 0.8123 * factor,
                 "entity_f1_strict": 0.79 * factor,
                 "token_accuracy": 0.971 * max(factor, 0.7),
-                "token_macro_f1": 0.81 * factor,
+                "token_f1_macro": 0.81 * factor,
             },
             "tables": [
                 {
                     "title": "Entities per type",
-                    "columns": ["type", "precision", "recall", "f1", "support"],
+                    "columns": ["type", "precision", "recall", "F1", "support"],
                     "rows": rows + averages,
                 },
                 {
                     "title": "Tokens per tag",
-                    "columns": ["tag", "precision", "recall", "f1", "support"],
+                    "columns": ["tag", "precision", "recall", "F1", "support"],
                     "rows": token_rows + averages,
                 },
             ],
@@ -136,11 +136,11 @@ def make_classify(path: Path, *, num_classes: int) -> SampleRun:
         ]
         averages = [["macro", 0.87 * factor, 0.872 * factor, 0.871 * factor, 40 * num_classes]]
         return {
-            "values": {"loss": 4.4 - 3.9 * factor, "accuracy": 0.874 * factor, "macro_f1": 0.871 * factor},
+            "values": {"loss": 4.4 - 3.9 * factor, "accuracy": 0.874 * factor, "f1_macro": 0.871 * factor},
             "tables": [
                 {
                     "title": "Texts per class",
-                    "columns": ["class", "precision", "recall", "f1", "support"],
+                    "columns": ["class", "precision", "recall", "F1", "support"],
                     "rows": rows + averages,
                 }
             ],
@@ -166,7 +166,7 @@ def make_generate(path: Path) -> SampleRun:
                 "loss": 3.2 - 2.1 * factor,
                 "perplexity": math.exp(3.2 - 2.1 * factor),
                 "exact_match": 0.12 * factor,
-                "rougeL": 0.54 * factor,
+                "rouge_l": 0.54 * factor,
             },
             "tables": [],
             "confusions": [],
@@ -175,7 +175,7 @@ def make_generate(path: Path) -> SampleRun:
     mistakes = [
         _mistake(0.9, "can u send the report", "Could you please send me the report?", "The report is sent to you.")
     ]
-    return SampleRun(RunFolder(path), _files("generate", path, scores, "rougeL", labels=[], mistakes=mistakes))
+    return SampleRun(RunFolder(path), _files("generate", path, scores, "rouge_l", labels=[], mistakes=mistakes))
 
 
 def _files(

@@ -19,7 +19,7 @@ def card_of(sample) -> tuple[dict, str]:
     [
         ("ner_sample", "token-classification", {"type": "f1", "name": "entity_f1", "value": 0.8123}),
         ("classify_sample", "text-classification", {"type": "accuracy", "name": "accuracy", "value": 0.874}),
-        ("generate_sample", "text-generation", {"type": "rouge", "name": "rougeL", "value": 0.54}),
+        ("generate_sample", "text-generation", {"type": "rouge", "name": "rouge_l", "value": 0.54}),
     ],
 )
 def test_header_is_what_the_hub_reads(sample, pipeline, metric, request):

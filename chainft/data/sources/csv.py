@@ -105,7 +105,7 @@ class CsvSource(Source):
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield _malformed(file, feed, error)
+                yield feed.problem or _malformed(file, feed, error)
                 continue
             if feed.problem is not None:
                 yield feed.problem

@@ -50,7 +50,8 @@ class HubConfig(DataConfig):
 
 _FORMATS = (
     *("csv", "json", "text", "parquet", "arrow", "pandas", "xml", "sql", "spark", "generator", "webdataset"),
-    *("imagefolder", "audiofolder", "videofolder", "pdffolder", "hdf5", "lance"),
+    *("imagefolder", "audiofolder", "videofolder", "pdffolder", "meshfolder", "niftifolder"),
+    *("conll", "eval", "hdf5", "lance", "tsfile", "iceberg", "vortex", "mmcif"),
 )
 """Names that `datasets` takes for its readers: they read the current folder; `pandas` even unpickles."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -94,6 +94,16 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> SubWords:
     return SubWords(ids[np.array(kept, np.int64)], np.array([*first, len(kept)], np.int32), tuple(spans))
 
 
+def shortened(words: SubWords, most: int) -> SubWords:
+    """The same words with at most `most` sub-words each, the first ones."""
+    lengths = words.lengths
+    if not len(lengths) or int(lengths.max()) <= most:
+        return words
+    place = np.arange(len(words.ids)) - np.repeat(words.first[:-1], lengths)  # (tokens,) number inside the word
+    first = np.concatenate([[0], np.cumsum(np.minimum(lengths, most))]).astype(np.int32)
+    return SubWords(words.ids[place < most], first, words.spans)
+
+
 def lone_surrogate(text: str) -> int | None:
     """Place of the first half of a surrogate pair, which no tokenizer and no UTF-8 file takes; None if there is none."""
     if text.isascii():

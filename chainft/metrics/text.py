@@ -70,6 +70,11 @@ def f_score(ngrams: Sequence[Counts]) -> float:
     return ratio((1 + BETA**2) * precision * recall, BETA**2 * precision + recall)
 
 
+def chrf(gold: str, predicted: str) -> float:
+    """chrF2 of one text."""
+    return f_score(ngram_counts(gold, predicted))
+
+
 def rouge_l(gold: str, predicted: str) -> float:
     """F1 of the longest common subsequence of words, case folded.
 

@@ -1,60 +1,136 @@
-"""`chainft check data key=value ...`: reads the data as `train` would and reports what is wrong with them."""
+"""`chainft check data ...`: what is wrong or odd with the data, before any training. The same checks start `train`."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from chainft.errors import ConfigError, did_you_mean
+from chainft.cli.flags import HELP, Flag, flag_lines, split
+from chainft.errors import ConfigError, DataError, ModelError, did_you_mean
+
+if TYPE_CHECKING:
+    from chainft.config.run import RunConfig
+    from chainft.data.example import Finding, Split
+    from chainft.data.load import Splits
+    from chainft.data.store import FeatureStore
+    from chainft.tasks.base import Task
+
+SUBJECTS = ("data",)
+FLAGS = (
+    HELP,
+    Flag(("--no-tokenizer",), "do not tokenise: faster, but nothing is said about lengths"),
+    Flag(("--json",), "print one JSON object instead of tables"),
+)
 
 
 def run(arguments: list[str]) -> int:
-    """Parse the command line, check, print; 3 where an error was found."""
-    options = _parser().parse_args(arguments)
-    if options.what != "data":
-        raise ConfigError(
-            f"there is nothing {options.what!r} to check; there is: data",
-            slug="unknown-check",
-            where=options.what,
-            help=did_you_mean(options.what, ["data"]) or "chainft check data task=...",
-        )
+    """Check as the words say; exit code 3 where a finding is an error. Raises ChainftError."""
+    given = split(arguments, FLAGS)
+    if given.has("help"):
+        print(_help(), end="")
+        return 0
+    _check_subject(given.words[:1])
     from chainft.config.compose import compose
 
-    config = compose(options.overrides).config
-    from chainft.report.console import print_data_card, print_findings
-    from chainft.report.logs import setup_logging
-    from chainft.report.progress import PhaseProgress
-    from chainft.train.prepare import examine
-
-    setup_logging(None)
-    with PhaseProgress() as phase:
-        card, findings = examine(config, tokenised=not options.no_tokenizer, progress=phase.update)
-    has_errors = any(finding.severity == "error" for finding in findings)
-    if options.json:
+    config = compose(given.words[1:]).config
+    card, findings = examine(config, tokenised=not given.has("no-tokenizer"))
+    if given.has("json"):
         sys.stdout.write(json.dumps(card, ensure_ascii=False) + "\n")
     else:
-        print_data_card(card)
-        print_findings([asdict(finding) for finding in findings])
-        if not findings:
-            sys.stdout.write("no findings\n")
-    return 3 if has_errors else 0
+        _print(card, findings)
+    return DataError.exit_code if any(finding.severity == "error" for finding in findings) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="chainft check",
-        description="Read the data as 'chainft train' would, and report labels, duplicates, leaks and lengths.",
-        epilog="examples:\n"
-        "  chainft check data task=ner data=conll data.train=train.conll data.test=test.conll\n"
-        "  chainft check data task=classify data=csv data.train=train.csv --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def examine(config: RunConfig, *, tokenised: bool) -> tuple[dict[str, Any], list[Finding]]:
+    """The data card and all findings, errors first. Raises ChainftError where the data cannot be read at all."""
+    from chainft import registry
+    from chainft.data.card import data_card
+    from chainft.data.contract import check_contract
+    from chainft.data.load import load_splits
+
+    task: Task = registry.find("task", config.task.name, key="task.name")(config.task)
+    splits = load_splits(config.data, task)
+    stores: Mapping[Split, FeatureStore] = {}
+    found = _label_errors(config, task, splits)
+    if tokenised and not found:
+        stores, notes = _tokenise(config, task, splits)
+        found += notes
+    found += check_contract(splits, task, stores=stores)
+    found.sort(key=lambda finding: ("error", "warning", "info").index(finding.severity))
+    return data_card(splits, task, found, stores), found
+
+
+def _label_errors(config: RunConfig, task: Task, splits: Splits) -> list[Finding]:
+    """What `learn_labels` refuses, as findings, so that everything else is told beside it."""
+    from chainft.data.example import Finding
+
+    try:
+        task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
+    except DataError as error:
+        return [Finding(one.slug, "error", one.message, one.where, one.help) for one in error.problems]
+    return []
+
+
+def _tokenise(config: RunConfig, task: Task, splits: Splits) -> tuple[Mapping[Split, FeatureStore], list[Finding]]:
+    """The tokenised splits, which `train` will find in the cache; without the model, a note instead."""
+    from chainft.data.example import Finding
+    from chainft.report.logs import setup_logging
+    from chainft.report.progress import PhaseProgress
+    from chainft.train.prepare import tokenise
+
+    setup_logging(None)
+    try:
+        with PhaseProgress() as phase:
+            return tokenise(config, task, splits, progress=phase.update, poll=lambda: None), []
+    except ModelError as error:
+        first = error.problems[0]
+        return {}, [Finding("lengths-unknown", "info", f"lengths are not checked: {first.message}", help=first.help)]
+
+
+def _print(card: Mapping[str, Any], findings: list[Finding]) -> None:
+    from chainft.report.console import output, print_data_card, print_findings
+
+    print_data_card(card)
+    print_findings((asdict(finding) for finding in findings), console=output())
+    counts = {kind: sum(one.severity == kind for one in findings) for kind in ("error", "warning", "info")}
+    words = {"error": ("error", "errors"), "warning": ("warning", "warnings"), "info": ("note", "notes")}
+    told = [f"{number} {words[kind][number != 1]}" for kind, number in counts.items() if number]
+    print(", ".join(told) if told else "nothing to complain about")
+
+
+def _check_subject(words: tuple[str, ...]) -> None:
+    if words and words[0] in SUBJECTS:
+        return
+    word = words[0] if words else ""
+    if "=" in word:
+        help: str | None = f"did you mean 'chainft check data {word} ...'?"
+    else:
+        help = did_you_mean(word, SUBJECTS) or "chainft check data task=ner data.train=train.conll"
+    raise ConfigError(
+        f"chainft check {word or '(nothing)'}: say what to check: {', '.join(SUBJECTS)}",
+        slug="unknown-subject",
+        where=word or None,
+        help=help,
     )
-    parser.add_argument("what", metavar="data", help="what to check")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings as of 'chainft train'")
-    parser.add_argument(
-        "--no-tokenizer", action="store_true", help="leave out lengths, which need the model's tokenizer"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    return parser
+
+
+def _help() -> str:
+    lines = [
+        "usage: chainft check data task=NAME [key=value ...] [flags]",
+        "",
+        "Reads the data as 'chainft train' would and tells what is wrong or odd: malformed rows, labels that only",
+        "an evaluation split has, duplicates, leaks between splits, conflicting and rare labels, odd characters,",
+        "lengths against the model's limit. Exit code 3 if there is an error, else 0.",
+        "",
+        "flags:",
+        *flag_lines(FLAGS),
+        "",
+        "examples:",
+        "  chainft check data task=ner",
+        "  chainft check data task=ner data.train=train.conll data.validation=dev.conll data.test=test.conll",
+        "  chainft check data task=classify data.train=train.csv data.columns.text=sentence --json",
+    ]
+    return "\n".join(lines) + "\n"

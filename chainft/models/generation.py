@@ -28,7 +28,7 @@ def generate(
     """
     prompts, mask = pad_left(input_ids, prompt_lengths, pad_token_id)
     ends = sorted({eos_token_id, *_ends_of(model)})
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         do_sample=False,
@@ -37,7 +37,9 @@ def generate(
         eos_token_id=ends,
     )
     with _only(config, model):
-        output = model.generate(inputs=prompts, attention_mask=mask, generation_config=config)
+        output: Tensor = model.generate(  # type: ignore[operator]
+            inputs=prompts, attention_mask=mask, generation_config=config
+        )
     rows = output[:, prompts.shape[1] :].cpu().numpy()
     return [row[: _first_end(row, ends)].astype(np.int32) for row in rows]
 

@@ -93,7 +93,7 @@ class Classify(Task):
         super().__init__(config)
         if problems := list(config.without_effect()):
             raise ConfigError.of(problems)
-        make_metrics(self.metric_names, self.metric_family)
+        self.metrics()  # A wrong name is found here.
         self._fitter: classes.Fitter
 
     # Data ---------------------------------------------------------------------------------------
@@ -157,12 +157,9 @@ class Classify(Task):
         """A line of text, or an object with `text` and, for pairs, `text_pair`."""
         return classes.read_texts(value, where=where)
 
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        return (self.default_metric,) if self.config.metrics is None else self.config.metrics
-
     def metrics(self) -> list[Metric]:
-        return make_metrics(self.metric_names, self.metric_family)
+        names = (self.default_metric,) if self.config.metrics is None else self.config.metrics
+        return make_metrics(names, self.metric_family)
 
 
 class SingleLabel(Classify):
@@ -196,12 +193,10 @@ class SingleLabel(Classify):
         """Cross-entropy, each window's by its weight and the weight of its label."""
         from torch.nn import functional
 
-        from chainft.models.losses import weights_on
-
         losses = functional.cross_entropy(
             output.logits.float(),
             batch.targets["labels"].squeeze(1),
-            weight=weights_on(output.logits, self._class_weights),
+            weight=self._weights_like(output.logits),
             label_smoothing=self.config.label_smoothing,
             reduction="none",
         )
@@ -209,13 +204,14 @@ class SingleLabel(Classify):
 
     def num_targets(self, batch: Batch) -> float:
         """Texts: the weights of windows, times those of their labels."""
-        from chainft.models.losses import weights_on
-
         weights = batch.targets["window_weight"].squeeze(1).double()
-        of_class = weights_on(weights, self._class_weights)
+        of_class = self._weights_like(weights)
         if of_class is not None:
             weights = weights * of_class.double()[batch.targets["labels"].squeeze(1)]
         return float(weights.sum())
+
+    def _weights_like(self, tensor: Tensor) -> Tensor | None:
+        return None if self._class_weights is None else tensor.new_tensor(self._class_weights).float()
 
     def decode(self, example: Example, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
         scores = classes.by_name(self.labels.names, classes.softmax(raw))

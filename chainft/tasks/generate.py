@@ -7,7 +7,6 @@ Shapes: B batch, L length, V vocabulary, P longest prompt.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +22,13 @@ from chainft.metrics.base import make_metrics
 from chainft.metrics.text import chrf
 from chainft.tasks.base import Arrays, BatchResult, Column, Field, Metric, Mistake, Prediction, Task
 from chainft.text.inputs import checked_text, take, text_example, text_problems
-from chainft.text.prompts import find_template
+from chainft.text.prompts import Encoded, find_template
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch
-
-logger = logging.getLogger(__name__)
 
 _PROMPT = Field("prompt", "text", aliases=("instruction", "input", "question", "source"))
 _MAX_EXPONENT = 700.0
@@ -142,10 +139,10 @@ class Generate(Task):
         """Prompt and response; the prompt alone where there is no response. `labels` are shifted by one."""
         prompt, response = self._pieces(example)
         cut = self._cut(prompt, response)
-        if cut and (self.config.overflow == "error" or cut >= len(prompt)):
-            raise self._too_long(example, prompt, response)
-        ids = np.array(prompt[cut:] + response, dtype=np.int32)
-        length = len(prompt) - cut
+        if cut and (self.config.overflow == "error" or cut >= prompt.end - prompt.start):
+            raise self._too_long(example, len(prompt.ids), len(response))
+        ids = np.array([*prompt.without(cut), *response], dtype=np.int32)
+        length = len(prompt.ids) - cut
         feature = {
             "input_ids": ids,
             "prompt_length": np.array([length], dtype=np.int32),
@@ -157,7 +154,7 @@ class Generate(Task):
             feature["labels"] = labels
         return [feature]
 
-    def _pieces(self, example: Example) -> tuple[list[int], list[int]]:
+    def _pieces(self, example: Example) -> tuple[Encoded, list[int]]:
         """Tokens of the prompt in its template, and of the response with its end (none in prediction)."""
         prompt = self._template.encode(example.values["prompt"])
         response = example.values.get("response")
@@ -167,25 +164,23 @@ class Generate(Task):
         ids = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
         return prompt, [*ids, eos]
 
-    def _cut(self, prompt: Sequence[int], response: Sequence[int]) -> int:
-        """How many tokens the prompt loses: room is kept for the response and for one that is generated."""
-        room = self.max_length - max(len(response), self.config.max_new_tokens)
-        return max(0, len(prompt) - room)
+    def _cut(self, prompt: Encoded, response: Sequence[int]) -> int:
+        """How many tokens the prompt must lose: room is kept for the response and for one that is generated."""
+        return max(0, len(prompt.ids) + max(len(response), self.config.max_new_tokens) - self.max_length)
 
-    def _too_long(self, example: Example, prompt: Sequence[int], response: Sequence[int]) -> DataError:
-        reserved = max(len(response), self.config.max_new_tokens)
-        why = "its response" if len(response) == reserved else "task.max_new_tokens"
-        cut_all = reserved >= self.max_length
+    def _too_long(self, example: Example, prompt: int, response: int) -> DataError:
+        new = self.config.max_new_tokens
+        other = f"its response {response}" if response >= new else f"a response may have {new} (task.max_new_tokens)"
+        ways = ["raise model.max_length"]
+        if response < new:
+            ways.append("lower task.max_new_tokens")
+        if self.config.overflow == "error":
+            ways.append("set task.overflow=truncate_prompt to lose the beginning of prompts")
         return DataError(
-            f"the prompt has {len(prompt)} tokens and {why} {reserved}, together more than {self.max_length}",
+            f"the prompt has {prompt} tokens and {other}: more than {self.max_length} together",
             slug="too-long",
             where=example.where(),
-            help="raise model.max_length"
-            + (
-                ""
-                if cut_all
-                else ", lower task.max_new_tokens, or set task.overflow=truncate_prompt to cut the beginning"
-            ),
+            help=" or ".join(ways),
         )
 
     # Model --------------------------------------------------------------------------------------

@@ -94,11 +94,11 @@ class Fitter:
         limit: int,
         *,
         overflow: Literal["window", "truncate", "error"],
-        overlap: int | float,
+        overlap: float,
     ) -> Fitter:
         """Raises ConfigError for an `overlap` (tokens, or a share of a window) above half of a window."""
         size = limit - tokenizer.num_special_tokens_to_add(pair=False)
-        tokens = int(overlap * size) if isinstance(overlap, float) else overlap
+        tokens = int(overlap * size) if isinstance(overlap, float) else int(overlap)
         if tokens > size // 2:
             raise ConfigError(
                 f"task.window_overlap = {overlap} is more than half of a window, which holds {size} tokens of text",

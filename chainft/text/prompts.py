@@ -15,6 +15,19 @@ PLAIN = PLACE + "\n"
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Tokens up to where the response begins; those of the prompt itself are `[start, end)`, the rest is template."""
+
+    ids: list[int]
+    start: int
+    end: int
+
+    def without(self, count: int) -> list[int]:
+        """The tokens less the first `count` of the prompt itself."""
+        return self.ids[: self.start] + self.ids[self.start + count :]
+
+
+@dataclass(frozen=True)
 class Template:
     """Text around the prompt, or the tokenizer's chat template (`text` is None)."""
 
@@ -23,10 +36,19 @@ class Template:
     before: tuple[int, ...]
     """Tokens that the tokenizer puts before every text (begin-of-text); a chat template writes its own."""
 
-    def encode(self, prompt: str) -> list[int]:
-        """Tokens of the prompt, up to where the response begins."""
-        ids = self.tokenizer(self.render(prompt), add_special_tokens=False, verbose=False)["input_ids"]
-        return [*self.before, *ids] or [self.tokenizer.eos_token_id]  # There must be a place to predict from.
+    def encode(self, prompt: str) -> Encoded:
+        """The tokens of a prompt in its template; at least one, since there must be a place to predict from."""
+        text, bare = self.render(prompt), prompt.strip()
+        first = max(text.find(bare), 0)
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        inside = [
+            place
+            for place, (start, end) in enumerate(tokens["offset_mapping"])
+            if first <= start < end <= first + len(bare)
+        ]
+        ids = [*self.before, *tokens["input_ids"]] or [self.tokenizer.eos_token_id]
+        edges = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        return Encoded(ids, edges[0] + len(self.before), edges[1] + len(self.before))
 
     def render(self, prompt: str) -> str:
         """The prompt as text."""

@@ -16,7 +16,7 @@ from chainft.data import arrow
 from chainft.data.example import Example
 from chainft.data.files import find_file
 from chainft.data.sources.base import Source
-from chainft.errors import ConfigError, DataError, Problem, SecurityError, did_you_mean
+from chainft.errors import ChainftError, ConfigError, DataError, Problem, SecurityError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,7 +51,8 @@ class HubConfig(DataConfig):
 _FORMATS = (
     *("csv", "json", "text", "parquet", "arrow", "pandas", "xml", "sql", "spark", "generator", "webdataset"),
     *("imagefolder", "audiofolder", "videofolder", "pdffolder", "meshfolder", "niftifolder"),
-    *("conll", "eval", "hdf5", "lance", "tsfile", "iceberg", "vortex", "mmcif"),
+    *("conll", "eval", "hdf5", "lance", "tsfile", "iceberg", "vortex"),
+    *("mmcif", "pdb", "fasta", "fastq", "genbank", "harbor"),
 )
 """Names that `datasets` takes for its readers: they read the current folder; `pandas` even unpickles."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -80,6 +81,8 @@ class HubSource(Source):
                 return self._saved(folder, split)
             return self._published(folder, split)
         except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+            if isinstance(error, RuntimeError) and "script" not in str(error).lower():
+                raise  # a bug
             raise self._explained(error, split) from error
 
     def _folder(self) -> Path | None:
@@ -128,13 +131,13 @@ class HubSource(Source):
             help=did_you_mean(split, splits),
         )
 
-    def _explained(self, error: Exception, split: str) -> Exception:
-        """The failure of `datasets` in our words; a bug as it is."""
+    def _explained(self, error: Exception, split: str) -> ChainftError:
+        """The failure of `datasets` in our words."""
         from datasets.exceptions import DatasetNotFoundError
 
         path, text = self.config.path, str(error).strip().split("\n")[0]
         if isinstance(error, RuntimeError):
-            return self._refused_code() if "script" in text.lower() else error
+            return self._refused_code()
         if isinstance(error, DatasetNotFoundError):
             return self._error(
                 "no-data-set", f"data set {path!r} is not on the hub, or is not open to you", "data.path"

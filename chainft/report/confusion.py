@@ -79,7 +79,7 @@ def _matrix(confusion: Confusion) -> Html:
         x, y = left + (column + 0.5) * _CELL_WIDTH, top - 8
         turn = f"rotate(-40 {coordinate(x)} {coordinate(y)})"
         parts.append(tag("text", _clipped(label), x=x, y=y, transform=turn))
-    note = "rows: gold, columns: predicted; shaded by the share of the row, right ones on the framed diagonal"
+    note = f"{_axes(confusion)}shaded by the share of the row, right ones on the framed diagonal"
     width, height = left + size * _CELL_WIDTH + letters * _LETTER * 0.5, top + size * _CELL_HEIGHT + 4
     drawing = svg(parts, label=f"{confusion.title}: {note}", width=width, height=height)
     return tag("div", figure(confusion.title, note, drawing), style=f"max-width:{round(width)}px", class_="matrix")
@@ -133,11 +133,16 @@ def _compact(confusion: Confusion) -> Html:
                     )
                 )
     note = (
-        f"{plural(len(confusion.labels), 'class', 'classes')}; rows: gold, columns: predicted, in the same order; "
+        f"{plural(len(confusion.labels), 'class', 'classes')}; {_axes(confusion)}both in the same order; "
         "darker is more frequent; all that is off the diagonal is wrong"
     )
     drawing = svg(parts, label=f"{confusion.title}: {note}", width=left + side + 2, height=side + 4)
     return figure(confusion.title, note, drawing)
+
+
+def _axes(confusion: Confusion) -> str:
+    """Which way to read the matrix, unless its title says so."""
+    return "" if "rows" in confusion.title else "rows: gold, columns: predicted; "
 
 
 def _shade(share: float) -> float:

@@ -12,6 +12,8 @@ from chainft.report.markup import Child, Html, coordinate, tag
 from chainft.report.scale import Scale, fitted, linear
 
 _LEFT, _RIGHT, _TOP, _FLOOR = 58.0, 14.0, 22.0, HEIGHT - 42.0
+_FAR = 1.6
+"""A limit further right than this many times the longest sequence is only told, for the bars to stay wide."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,15 @@ def length_chart(splits: Sequence[Lengths], max_length: int | None) -> Html | No
     """Train as bars, the other splits as outlines; the limit as a vertical line."""
     if not splits:
         return None
-    places = [edge for split in splits for edge in _used(split)] + ([float(max_length)] if max_length else [])
-    x = fitted([0.0, *places], start=_LEFT, end=WIDTH - _RIGHT, whole=True)
+    longest = max(edge for split in splits for edge in _used(split))
+    beyond = bool(max_length) and float(max_length or 0) > _FAR * longest
+    ends = [0.0, longest] + ([float(max_length)] if max_length and not beyond else [])
+    x = fitted(ends, start=_LEFT, end=WIDTH - _RIGHT, whole=True)
     y = linear([share for split in splits for share in split.shares], start=_FLOOR, end=_TOP, zero=True, count=4)
     parts: list[Child] = [_axes(x, y), _bars(splits[0], x, y)]
     parts.extend(_outline(split, x, y, style) for style, split in enumerate(splits[1:], start=1))
     if max_length:
-        parts.append(_limit(x.place(float(max_length)), max_length))
+        parts.append(_far_limit(max_length) if beyond else _limit(x.place(float(max_length)), max_length))
     note = "share of the sequences of each split by their number of tokens"
     legend = [Line(split.name, (), style) for style, split in enumerate(splits)]
     return figure("Length of sequences", note, svg(parts, label=f"Length of sequences: {note}"), legend=legend)
@@ -103,3 +107,7 @@ def _limit(place: float, max_length: int) -> Html:
         tag("line", class_="best", x1=place, x2=place, y1=_TOP - 16, y2=_FLOOR),
         tag("text", f"max_length {max_length}", x=place + offset, y=_TOP - 8, text_anchor=anchor),
     )
+
+
+def _far_limit(max_length: int) -> Html:
+    return tag("text", f"max_length {max_length} lies beyond →", x=WIDTH - _RIGHT, y=_TOP - 8, text_anchor="end")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from chainft.errors import StorageError
 from chainft.report.console import messages
 from chainft.report.words import printable
 
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -75,6 +77,13 @@ class _FileHandler(logging.FileHandler):
             self._console.print(Text(f"warning: cannot write {self.baseFilename}: {error.strerror}"), soft_wrap=True)
 
 
+class _PlainFormatter(logging.Formatter):
+    """Without escape codes: libraries colour some of their messages, and data may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(_COLOUR.sub("", super().format(record)), keep="\n\t")
+
+
 def _open(path: Path, console: Console) -> logging.Handler:
     try:
         handler = _FileHandler(path, console)
@@ -82,7 +91,7 @@ def _open(path: Path, console: Console) -> logging.Handler:
         raise StorageError(
             f"cannot write {str(path)!r}: {error.strerror}", slug="write-failed", help="free disk space or permissions"
         ) from error
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_PlainFormatter(_FORMAT))
     return handler
 
 

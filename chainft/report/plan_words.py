@@ -32,7 +32,8 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def _model_line(model: Mapping[str, Any]) -> str:
     total, trainable = model["parameters"], model["trainable"]
     trained = "all trained" if total == trainable else f"{trainable:,} trained ({number(trainable / total)})"
-    new = f", new: {', '.join(model['new'])}" if model.get("new") else ""
+    fresh = dict.fromkeys(name.rpartition(".")[0] or name for name in model.get("new") or ())
+    new = f", new: {', '.join(fresh)}" if fresh else ""
     return f"{model['path']} ({model['class']}), {total:,} parameters, {trained}; at most {model['max_length']} tokens{new}"
 
 

@@ -17,6 +17,9 @@ from chainft.tasks.base import Mistake
 _SPLITS = ("train", "validation", "test")
 _MOST_LABELS = 30
 _FEW_LABELS = 12
+_FEW_MISTAKES = 20
+_BRIEF = 90
+"""Two answers of together so many characters stand on one line."""
 _OUTSIDE = "O"
 
 
@@ -144,23 +147,31 @@ def mistakes_section(facts: RunFacts) -> Html | None:
         "mistakes",
         f"The worst mistakes{f' on {shown[0]}' if shown else ''}",
         legend() if marked else None,
-        tag("ol", [tag("li", _mistake(one), class_="mistake") for one in facts.mistakes], class_="mistakes"),
+        _listed(facts.mistakes[:_FEW_MISTAKES]),
+        tag(
+            "details",
+            tag("summary", plural(len(more), "more mistake")),
+            _listed(more, start=_FEW_MISTAKES + 1),
+        )
+        if (more := facts.mistakes[_FEW_MISTAKES:])
+        else None,
     )
+
+
+def _listed(mistakes: Sequence[Mistake], start: int = 1) -> Html:
+    items = [tag("li", _mistake(one), class_="mistake") for one in mistakes]
+    return tag("ol", items, class_="mistakes", start=start if start > 1 else None)
 
 
 def _mistake(mistake: Mistake) -> list[Child]:
     if mistake.gold_marks or mistake.predicted_marks:
         return list(marked_rows(mistake))
-    return [
-        _long_text(mistake.text),
-        tag("div", tag("span", "gold", class_="side"), tag("p", _answer(mistake.gold), dir="auto"), class_="row"),
-        tag(
-            "div",
-            tag("span", "predicted", class_="side"),
-            tag("p", _answer(mistake.predicted), dir="auto"),
-            class_="row",
-        ),
+    answers = [
+        tag("div", tag("span", name, class_="side"), tag("p", _answer(answer), dir="auto"), class_="row")
+        for name, answer in (("gold", mistake.gold), ("predicted", mistake.predicted))
     ]
+    brief = len(mistake.gold) + len(mistake.predicted) <= _BRIEF
+    return [_long_text(mistake.text), tag("div", answers, class_="answers") if brief else answers]
 
 
 def _answer(text: str) -> Child:

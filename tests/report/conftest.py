@@ -265,7 +265,7 @@ def _plan(task: str, path: Path, labels: Sequence[str]) -> dict[str, Any]:
             "class": "BertForTokenClassification",
             "parameters": 22_716_681,
             "trainable": 22_716_681,
-            "new": ["classifier"],
+            "new": ["classifier.weight", "classifier.bias"],
             "max_length": 128,
         },
         "data": {

@@ -135,6 +135,15 @@ def test_open_last_stretch_is_closed():
     assert lengths is not None and lengths.edges == (0.0, 10.0, 20.0)
 
 
+def test_far_limit_is_told_without_squeezing_the_bars():
+    lengths = read_lengths("train", {"edges": [0, 10, 20], "counts": [1, 3]})
+    assert lengths is not None
+    figure = str(length_chart([lengths], 512))
+    assert "max_length 512 lies beyond" in figure
+    left = [float(x) for x in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width', figure)]
+    assert left[1] == pytest.approx((LEFT + RIGHT) / 2)
+
+
 CONFUSION = Confusion("Classes", ("a", "b", "c"), ((8, 2, 0), (1, 9, 0), (5, 0, 5)))
 
 

@@ -50,7 +50,7 @@ def test_plan_tells_model_data_steps_and_time(ner_sample, width):
     print_plan(ner_sample.files["plan.json"], console=target)
     text = words(shown(target))
     for fact in (
-        "starter (BertForTokenClassification), 22,716,681 parameters, all trained",
+        "starter (BertForTokenClassification), 22,716,681 parameters, all trained; at most 128 tokens, new: classifier",
         "train 1,250 examples in 1,262 windows, 31,877 tokens",
         "9: O, B-PER",
         "32 examples",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -215,3 +217,22 @@ def test_numbers_that_are_not_finite_appear_nowhere(ner_sample):
 def test_style_serves_dark_mode_and_paper(ner_sample):
     page = page_of(ner_sample)
     assert "prefers-color-scheme: dark" in page and "@media print" in page
+
+
+def test_many_mistakes_are_folded_and_numbered_on(ner_sample):
+    ner_sample.files["mistakes.jsonl"] *= 15
+    outline = Outline(page_of(ner_sample))
+    assert "10 more mistakes" in outline.text
+    assert [one.get("start") for one in outline.named("ol")] == [None, "21"]
+
+
+def test_answer_of_nothing_is_visible(generate_sample):
+    generate_sample.files["mistakes.jsonl"][0]["predicted"] = " "
+    assert "nothing" in Outline(page_of(generate_sample)).text
+
+
+def test_report_needs_no_heavy_library():
+    names = ("page", "card", "console", "progress", "logs")
+    code = f"import sys{''.join(f', chainft.report.{name}' for name in names)}; print(sorted(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not [name for name in ("torch", "transformers", "datasets", "accelerate", "hydra") if f"'{name}'" in found]

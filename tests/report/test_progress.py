@@ -184,7 +184,7 @@ def test_log_file_has_what_the_terminal_leaves_out(tmp_path):
     logging.getLogger("chainft.data").info("read 5 rows")
     logging.getLogger("chainft.data").warning("odd row\x1b[2J")
     logging.getLogger("chainft.data").error("told elsewhere", extra={"file_only": True})
-    logging.getLogger("somelibrary").warning("advice")
+    logging.getLogger("somelibrary").warning("\x1b[1madvice\x1b[0m")
     logging.getLogger("somelibrary").info("chatter")
     with TrainProgress(1, every=1, console=plain()) as progress:
         progress.step(record(1))
@@ -192,7 +192,7 @@ def test_log_file_has_what_the_terminal_leaves_out(tmp_path):
     assert shown(console) == "warning: odd row\\x1b[2J\n"
     for line in ("read 5 rows", "odd row", "told elsewhere", "advice", "step 1/1 epoch 0.05 loss 1.0000"):
         assert line in log
-    assert "chatter" not in log
+    assert "chatter" not in log and "\x1b" not in log
 
 
 def test_quiet_logs_errors_only():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -16,12 +17,13 @@ import numpy as np
 from chainft.config.ranges import CountOrZero, FractionBelowOne, Positive
 from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
-from chainft.errors import ConfigError, DataError, Problem, did_you_mean
+from chainft.errors import ConfigError, DataError, Problem
 from chainft.metrics.base import make_metrics
 from chainft.tasks.base import Arrays, Column, Field, Mark, Metric, Mistake, Prediction, Task
-from chainft.text.align import SubWords, encode_text, encode_words, lone_surrogate, needs_spaces, shortened
+from chainft.text.align import SubWords, encode_text, encode_words, needs_spaces, shortened
 from chainft.text.frame import find_frame
-from chainft.text.inputs import origin_of
+from chainft.text.inputs import checked_text, take, text_example
+from chainft.text.labels import weights_of
 from chainft.text.schemes import OUTSIDE, Detected, spans_of
 from chainft.text.tagged import (
     check_scheme,
@@ -32,12 +34,13 @@ from chainft.text.tagged import (
     iob2,
     joined,
     learn_tags,
-    surrogate_problem,
-    unseen_tags,
+    scheme_finding,
+    split_findings,
 )
 from chainft.text.windows import cut_windows
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
@@ -102,19 +105,8 @@ class Ner(Task):
         self.labels = learn_tags(splits, unseen=unseen)
 
     def contract(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
-        detected = self._detected or self._scheme(splits)
-        yield _scheme_finding(detected)
-        for split, examples in splits.items():
-            if examples and all(tag == OUTSIDE for example in examples for tag in example.values["tags"]):
-                yield Finding(
-                    "no-entities",
-                    "error" if split == "train" else "warning",
-                    f"every word of {split} has the tag O: there is no entity to {'learn' if split == 'train' else 'score'}",
-                    examples[0].where(),
-                    "check data.columns.tags, and that the file is the right one",
-                )
-        for _, finding in unseen_tags(splits, self.labels.counts):
-            yield finding
+        yield scheme_finding(self._detected or self._scheme(splits))
+        yield from split_findings(splits)
 
     # Features -----------------------------------------------------------------------------------
 
@@ -126,7 +118,8 @@ class Ner(Task):
         self._capacity = max_length - self._frame.num_special
         self._overlap = self._checked_overlap()
         self._label_ids = self.labels.id_of()
-        self._check_class_weights()
+        if self.labels.names:
+            self._weights  # noqa: B018  A name that is no tag is found now.
 
     def encode(self, example: Example) -> list[Arrays]:
         """Windows with at least one word that they own; none for an empty text.
@@ -162,14 +155,15 @@ class Ner(Task):
             output.logits,
             batch.targets["labels"],
             label_smoothing=self.config.label_smoothing,
-            class_weights=self._class_weights(),
+            class_weights=self._weights_on(output.logits.device),
         )
 
     def num_targets(self, batch: Batch) -> float:
         """Words with a tag, or the sum of their class weights."""
         from chainft.models.losses import weight_sum
 
-        return weight_sum(batch.targets["labels"], self._class_weights())
+        labels = batch.targets["labels"]
+        return weight_sum(labels, self._weights_on(labels.device))
 
     # Prediction ---------------------------------------------------------------------------------
 
@@ -198,26 +192,14 @@ class Ner(Task):
 
     def read_input(self, value: str | Mapping[str, Any], *, where: str) -> Example:
         """A line of text, or an object with `tokens` (a list of words) or `text`; other fields are not looked at."""
-        origin = origin_of(where)
-        values = {"text": value} if isinstance(value, str) else dict(value)
-        for name in ("tokens", *self.fields[0].aliases):
-            if name in values:
-                problems = list(check_words(values[name], where=lambda item=None: where, field=name))
-                if problems:
-                    raise DataError.of(problems)
-                return Example({"tokens": values[name]}, origin)
-        if not isinstance(values.get("text"), str):
-            found = f"'text' is not a text but {type(values['text']).__name__}" if "text" in values else "no 'text'"
-            near = next((hint for name in values if (hint := did_you_mean(name, ("text", "tokens")))), None)
-            raise DataError(
-                f"{found} and no 'tokens' (a list of words); there are: {', '.join(map(repr, values)) or 'no fields'}",
-                slug="missing-value",
-                where=where,
-                help=near or 'give {"text": "..."} or {"tokens": ["...", "..."]}',
-            )
-        if (place := lone_surrogate(values["text"])) is not None:
-            raise DataError.of([surrogate_problem(values["text"], place, where=where)])
-        return Example({"text": values["text"]}, origin)
+        values = {"text": value} if isinstance(value, str) else value
+        names = [name for name in ("tokens", *self.fields[0].aliases) if name in values]
+        found = take(values, names or ("text", "tokens"), where=where)
+        if not names:
+            return text_example({"text": checked_text(found, "text", where=where)}, where)
+        if problems := list(check_words(found, where=lambda item: where)):
+            raise DataError.of(problems)
+        return text_example({"tokens": found}, where)
 
     # Scores -------------------------------------------------------------------------------------
 
@@ -283,31 +265,15 @@ class Ner(Task):
             )
         return self.config.overlap
 
-    def _check_class_weights(self) -> None:
-        weights = self.config.class_weights
-        for name in weights if isinstance(weights, Mapping) else ():
-            if self.labels.names and name not in self.labels.names:
-                raise ConfigError(
-                    f"task.class_weights names {name!r}, but the tags are {', '.join(self.labels.names)}",
-                    slug="unknown-label",
-                    key=f"task.class_weights.{name}",
-                    help=did_you_mean(name, self.labels.names),
-                )
+    @cached_property
+    def _weights(self) -> np.ndarray | None:
+        """(C,) class weights. A trained model that is only evaluated does not know the counts for `balanced`: all 1."""
+        return weights_of(self.config.class_weights, self.labels.names, self.labels.counts, key="task.class_weights")
 
-    def _class_weights(self) -> Tensor | None:
-        """(C,): for `balanced`, words / (tags * words of the tag) as scikit-learn has it; 1 for tags without words.
-
-        A trained model that is only evaluated does not know the counts of its training: all are 1 then.
-        """
+    def _weights_on(self, device: torch.device) -> Tensor | None:
         import torch
 
-        weights, names, counts = self.config.class_weights, self.labels.names, self.labels.counts
-        if weights is None:
-            return None
-        if isinstance(weights, Mapping):
-            return torch.tensor([weights.get(name, 1.0) for name in names])
-        total, kinds = sum(counts.values()), sum(1 for name in names if counts.get(name))
-        return torch.tensor([total / (kinds * counts[name]) if counts.get(name) else 1.0 for name in names])
+        return None if self._weights is None else torch.from_numpy(self._weights).to(device)
 
 
 def _at(places: np.ndarray, values: np.ndarray, length: int, rest: int) -> np.ndarray:
@@ -315,16 +281,6 @@ def _at(places: np.ndarray, values: np.ndarray, length: int, rest: int) -> np.nd
     array = np.full(length, rest, np.int32)
     array[places] = values
     return array
-
-
-def _scheme_finding(detected: Detected) -> Finding:
-    told = f"the tags are {detected.scheme} ({detected.evidence})"
-    if detected.scheme == "io":
-        told += "; entities of one type that touch count as one, since nothing tells them apart"
-        return Finding("tag-scheme", "warning", told, help="tag the first word of each entity with B-")
-    return Finding(
-        "tag-scheme", "info", told if detected.scheme == "iob2" else f"{told}; the model learns them as iob2"
-    )
 
 
 def _marks(tags: Sequence[str], places: Sequence[tuple[int, int]]) -> tuple[Mark, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from chainft.data.example import Example, Finding, Split
-from chainft.errors import DataError, Problem, did_you_mean
+from chainft.errors import DataError, Problem
 from chainft.tasks.base import Labels
-from chainft.text.align import lone_surrogate
+from chainft.text.inputs import text_problems
+from chainft.text.labels import Census, label_set
 from chainft.text.schemes import OUTSIDE, Detected, Scheme, convert, detect, malformed, repaired, spans_of, violations
 
 MAX_PROBLEMS = 20
@@ -22,7 +22,7 @@ Places = Sequence[tuple[int, int]]
 def check_sentence(example: Example, scheme: Scheme | None) -> Iterator[Problem]:
     """What is wrong with one example: types, lengths, characters, and tags (steps between them if `scheme` is known)."""
     words, tags = example.values["tokens"], example.values.get("tags")
-    yield from check_words(words, where=example.where, field="tokens")
+    yield from check_words(words, where=example.where)
     if tags is None:
         return
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
@@ -40,24 +40,13 @@ def check_sentence(example: Example, scheme: Scheme | None) -> Iterator[Problem]
         yield from _malformed_tags(example)
 
 
-def check_words(words: Any, *, where: Any, field: str) -> Iterator[Problem]:
-    """Words must be a list of texts that a tokenizer takes; `where(item)` says where an item stands."""
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        yield Problem("wrong-type", f"{field} {_short(words)} are not a list of texts", where())
+def check_words(words: object, *, where: Callable[[int | None], str]) -> Iterator[Problem]:
+    """Words must be a list of texts that a tokenizer takes; `where` says where an item (None: the list) stands."""
+    if not isinstance(words, list):
+        yield Problem("wrong-type", f"tokens must be a list of words, not {type(words).__name__}", where(None))
         return
     for index, word in enumerate(words):
-        if (place := lone_surrogate(word)) is not None:
-            yield surrogate_problem(word, place, where=where(index))
-
-
-def surrogate_problem(text: str, place: int, *, where: str) -> Problem:
-    """The problem of half a character."""
-    return Problem(
-        "lone-surrogate",
-        f"{_short(text)} has half a character ({text[place]!a}) at place {place}",
-        where,
-        help="the text was cut or decoded wrongly; write it again as UTF-8",
-    )
+        yield from text_problems(word, f"item {index} of the words", where(index))
 
 
 def illegal_tags(example: Example, scheme: Scheme) -> Iterator[Problem]:
@@ -112,40 +101,59 @@ def iob2(example: Example) -> list[str]:
 
 def learn_tags(splits: Examples, *, unseen: Literal["error", "allow"]) -> Labels:
     """The IOB2 tags of train: O, then by type, B- before I-. Raises DataError for those that only other splits have."""
-    counts = Counter(tag for example in splits.get("train", ()) for tag in iob2(example))
-    strange = list(unseen_tags(splits, counts))
-    if strange and unseen == "error":
-        raise DataError.of(
-            Problem(
-                "unknown-label",
-                finding.message,
-                finding.where,
-                help=f"{finding.help or 'add examples of it to train'}; data.unseen_labels=allow takes it in all the same",
-            )
-            for _, finding in strange
-        )
-    names = {OUTSIDE, *counts, *(tag for tag, _ in strange)}
-    return Labels(tuple(sorted(names, key=tag_order)), dict(counts))
+    found = census(splits)
+    names = label_set(found, unseen=unseen, what="tag")
+    counts = {"train": Census(), **found}["train"].counts
+    counts[OUTSIDE] = sum(tag == OUTSIDE for example in splits.get("train", ()) for tag in example.values["tags"])
+    return Labels((OUTSIDE, *sorted(names, key=tag_order)), dict(counts))
 
 
-def unseen_tags(splits: Examples, known: Mapping[str, int]) -> Iterator[tuple[str, Finding]]:
-    """Tags that a split has and train does not, with the place of the first."""
+def census(splits: Examples) -> dict[Split, Census]:
+    """The IOB2 tags of each split but O, with their number and first place."""
+    found: dict[Split, Census] = {}
     for split, examples in splits.items():
-        times: Counter[str] = Counter()
-        first: dict[str, str] = {}
-        for example in examples if split != "train" else ():
+        found[split] = Census()
+        for example in examples:
             for index, tag in enumerate(iob2(example)):
-                if tag != OUTSIDE and tag not in known:
-                    times[tag] += 1
-                    first.setdefault(tag, example.where(index))
-        for tag, count in sorted(times.items()):
-            message = f"{split} has the label {tag!r} ({_times(count)}), which train does not have"
-            yield tag, Finding("unseen-label", "warning", message, first[tag], did_you_mean(tag, known), count)
+                if tag != OUTSIDE:
+                    found[split].add(tag, example.where(index))
+    return found
 
 
-def tag_order(tag: str) -> tuple[bool, str, str]:
-    """Sorts O first, then by type, B- before I-."""
-    return tag != OUTSIDE, tag[2:], tag[:2]
+def split_findings(splits: Examples) -> Iterator[Finding]:
+    """Splits without any entity, and tags that will never be learned (`data.unseen_labels: allow`)."""
+    found = census(splits)
+    for split, tags in found.items():
+        if splits[split] and not tags.counts:
+            yield Finding(
+                "no-entities",
+                "error" if split == "train" else "warning",
+                f"every word of {split} has the tag O: there is no entity to {'learn' if split == 'train' else 'find'}",
+                splits[split][0].where(),
+                "check data.columns.tags, and that the file is the right one",
+            )
+        for tag in sorted(tags.counts.keys() - found["train"].counts.keys()) if "train" in found else ():
+            yield Finding(
+                "unseen-label",
+                "warning",
+                f"{split} has the tag {tag!r} ({tags.counts[tag]} times), which train does not have: all are missed",
+                tags.first[tag],
+                count=tags.counts[tag],
+            )
+
+
+def scheme_finding(detected: Detected) -> Finding:
+    """Which scheme the tags are in, and why it is believed."""
+    told = f"the tags are {detected.scheme} ({detected.evidence})"
+    if detected.scheme == "io":
+        told += "; entities of one type that touch count as one, since nothing tells them apart"
+        return Finding("tag-scheme", "warning", told, help="tag the first word of each entity with B-")
+    return Finding("tag-scheme", "info", told + ("" if detected.scheme == "iob2" else "; the model learns iob2"))
+
+
+def tag_order(tag: str) -> tuple[str, str]:
+    """Sorts by type, B- before I-."""
+    return tag[2:], tag[:2]
 
 
 def joined(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
@@ -187,10 +195,6 @@ def _malformed_tags(example: Example) -> Iterator[Problem]:
                 example.where(index),
                 help="tags are O or prefix-type, such as B-PER",
             )
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
 
 
 def _short(value: object) -> str:

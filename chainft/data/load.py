@@ -11,13 +11,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainft.config.run import DataConfig
-from chainft.data.columns import ColumnMap
+from chainft.data.columns import ColumnMap, check_columns, check_settings
 from chainft.data.example import SPLITS, Example, Split
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.registry import find
@@ -42,10 +41,14 @@ class Splits:
     """Malformed rows that `on_error: skip` left out."""
 
 
-def load_splits(config: DataConfig, task: Task) -> Splits:
-    """Read what `config` names. Raises ConfigError for settings, DataError for rows, with all their places."""
+def load_splits(config: DataConfig, task: Task, *, trains: bool = True) -> Splits:
+    """Read what `config` names. Raises ConfigError for settings, DataError for files and rows, with all their places.
+
+    `trains=False`: training data need not be there, as for evaluation.
+    """
     source: Source = find("source", config.name, key="data.name")(config)
-    if config.train is None:
+    check_settings(task, config)
+    if config.train is None and (trains or not (config.validation or config.test)):
         raise ConfigError(
             "no training data is given",
             slug="no-data",
@@ -59,8 +62,10 @@ def load_splits(config: DataConfig, task: Task) -> Splits:
         if files is not None:
             splits[split] = reader.read((files,) if isinstance(files, str) else files, split)
     reader.stop_on_problems()
-    splits = _limited(_with_cuts(splits, config, task), config)
-    if not splits["train"]:
+    if config.train is not None:
+        splits = _with_cuts(splits, config, task)
+    splits = _limited(splits, config, task)
+    if config.train is not None and not splits["train"]:
         raise DataError("no training examples are left", slug="no-examples", key="data.train")
     return Splits(
         {split: splits[split] for split in SPLITS if splits.get(split)},
@@ -92,71 +97,77 @@ class _Reader:
         self.config = config
         self.source = source
         self.task = task
+        self.unreadable: list[Problem] = []
+        """Files that cannot be read at all."""
         self.problems: list[Problem] = []
         self.num_rows = 0
+        self.num_bad = 0
 
     def read(self, files: Sequence[str], split: Split) -> list[Example]:
-        """The well-formed examples of all files of a split."""
-        return list(chain.from_iterable(self._file(file, split) for file in files))
+        """The well-formed examples of all files of a split; a file that cannot be read is remembered."""
+        examples: list[Example] = []
+        for file in files:
+            try:
+                examples.extend(self._file(file, split))
+            except DataError as error:
+                self.unreadable.extend(error.problems)
+        return examples
 
     def _file(self, file: str, split: Split) -> Iterator[Example]:
-        columns: ColumnMap | None = None
-        found = False
+        forms: dict[tuple[str, ...], ColumnMap] = {}
+        first: Example | None = None
+        start = self.num_rows
         for row in self.source.read(file):
-            found = True
             self.num_rows += 1
             if isinstance(row, Problem):
-                self._add(row)
+                self._reject([row])
                 continue
-            if columns is None:
-                columns = ColumnMap.of(self.task, self.config, tuple(row.values), where=file)
-            mapped = columns.apply(row)
-            if isinstance(mapped, Problem):
-                self._add(mapped)
-                continue
-            wrong = list(self.task.validate(mapped))
-            for problem in wrong:
-                self._add(problem)
-            if not wrong:
+            form = tuple(row.values)
+            if form not in forms:
+                forms[form] = ColumnMap.of(self.task, self.config, row)
+            if first is None:
+                first = row
+                check_columns([field for field in forms[form].absent if field.required], self.config, row)
+            mapped = forms[form].apply(row)
+            wrong = [mapped] if isinstance(mapped, Problem) else list(self.task.validate(mapped))
+            if wrong or isinstance(mapped, Problem):
+                self._reject(wrong)
+            else:
                 yield mapped
-        if not found:
+        if self.num_rows == start:
             raise DataError(f"{file!r} has no examples", slug="empty-file", where=file, key=f"data.{split}")
+        if first is not None:
+            everywhere = set.intersection(*(set(columns.absent) for columns in forms.values()))
+            check_columns([field for field in self.task.fields if field in everywhere], self.config, first)
 
-    def _add(self, problem: Problem) -> None:
-        self.problems.append(problem)
+    def _reject(self, wrong: Sequence[Problem]) -> None:
+        """Count one row as bad and remember why."""
+        self.num_bad += 1
+        self.problems.extend(wrong)
 
     def stop_on_problems(self) -> None:
-        """Raise DataError for malformed rows, or for too many of them where they are skipped."""
-        if not self.problems:
-            return
-        share = len(self.problems) / self.num_rows
-        if self.config.on_error == "skip" and share <= self.config.max_bad_fraction:
+        """Raise DataError for unreadable files, and for malformed rows, or too many of them where they are skipped."""
+        share = self.num_bad / max(1, self.num_rows)
+        skip = self.config.on_error == "skip"
+        if not self.unreadable and (not self.problems or (skip and share <= self.config.max_bad_fraction)):
             return
         listed = self.problems[:MAX_PROBLEMS]
         rest = len(self.problems) - len(listed)
-        if self.config.on_error == "skip":
+        if skip and share > self.config.max_bad_fraction:
             limit = self.config.max_bad_fraction
-            listed.append(
-                Problem(
-                    "too-many-bad-rows",
-                    f"{len(self.problems)} of {self.num_rows} rows are malformed, more than the share {limit:g} allowed",
-                    key="data.max_bad_fraction",
-                )
-            )
+            message = f"{self.num_bad} of {self.num_rows} rows are malformed, more than the share {limit:g} allowed"
+            listed.append(Problem("too-many-bad-rows", message, key="data.max_bad_fraction"))
         elif rest:
-            listed.append(
-                Problem(
-                    "more-bad-rows",
-                    f"{rest} more rows are malformed",
-                    key="data.on_error",
-                    help="mend the file, or leave malformed rows out by data.on_error=skip",
-                )
-            )
-        raise DataError.of(listed)
+            help = None if skip else "mend the file, or leave malformed rows out by data.on_error=skip"
+            listed.append(Problem("more-bad-rows", f"{rest} more rows are malformed", key="data.on_error", help=help))
+        raise DataError.of([*self.unreadable, *listed])
 
 
 def _with_cuts(splits: dict[Split, list[Example]], config: DataConfig, task: Task) -> dict[Split, list[Example]]:
-    """Cut validation and test from train where no files bring them; shares are of the whole train."""
+    """Cut validation and test from train where no files bring them; shares are of the whole train.
+
+    A cut takes at least one example where it can, and leaves at least one of every class in train.
+    """
     result = dict(splits)
     whole = len(splits["train"])
     shares: tuple[tuple[Split, float], ...] = (
@@ -165,33 +176,41 @@ def _with_cuts(splits: dict[Split, list[Example]], config: DataConfig, task: Tas
     )
     for split, share in shares:
         if split not in result and share > 0:
-            seed = [config.split_seed, SPLITS.index(split)]
             train = result["train"]
-            count = min(round(share * whole), len(train) - 1)
-            chosen = _choose(train, count, seed=seed, task=task if config.stratified else None)
+            count = min(max(1, round(share * whole)), len(train) - 1)
+            seed = [config.split_seed, SPLITS.index(split)]
+            classes = _classes(train, config, task)
+            most = [len(members) - 1 if len(classes) > 1 else len(members) for members in classes]
+            chosen = _draw(classes, _shares([len(members) for members in classes], count, most), seed=seed)
             result[split] = [example for index, example in enumerate(train) if index in chosen]
             result["train"] = [example for index, example in enumerate(train) if index not in chosen]
     return result
 
 
-def _choose(examples: Sequence[Example], count: int, *, seed: list[int], task: Task | None) -> set[int]:
-    """`count` positions, with every class in its share (largest remainders); a class of one example stays."""
-    random = np.random.default_rng(seed)
-    strata: dict[str, list[int]] = defaultdict(list)
+def _classes(examples: Sequence[Example], config: DataConfig, task: Task) -> list[list[int]]:
+    """The positions of the examples of each class, classes by name; one class where there is none to tell."""
+    members: dict[str, list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
-        strata[(task.stratum(example) if task else None) or ""].append(index)
-    groups = [strata[name] for name in sorted(strata)]
+        members[(task.stratum(example) if config.stratified else None) or ""].append(index)
+    return [members[name] for name in sorted(members)]
+
+
+def _draw(classes: Sequence[Sequence[int]], numbers: Sequence[int], *, seed: list[int]) -> set[int]:
+    """So many positions of each class, at random."""
+    random = np.random.default_rng(seed)
     chosen: set[int] = set()
-    for group, number in zip(groups, _shares([len(group) for group in groups], count), strict=True):
-        chosen.update(group[position] for position in random.permutation(len(group))[:number])
+    for members, number in zip(classes, numbers, strict=True):
+        chosen.update(members[position] for position in random.permutation(len(members))[:number])
     return chosen
 
 
-def _shares(sizes: Sequence[int], count: int) -> list[int]:
-    """How many to take of each class so that together they are `count` where the classes allow it."""
+def _shares(sizes: Sequence[int], count: int, most: Sequence[int]) -> list[int]:
+    """How many to take of each class: its share of `count`, at most `most`, together `count` where that allows it.
+
+    Shares are rounded by the method of largest remainders.
+    """
     total = sum(sizes)
     exact = [size * count / total for size in sizes]
-    most = [size - 1 if len(sizes) > 1 else size for size in sizes]
     taken = [min(int(share), limit) for share, limit in zip(exact, most, strict=True)]
     order = sorted(range(len(sizes)), key=lambda index: (taken[index] - exact[index], index))
     while sum(taken) < count and any(taken[index] < most[index] for index in order):
@@ -201,15 +220,25 @@ def _shares(sizes: Sequence[int], count: int) -> list[int]:
     return taken
 
 
-def _limited(splits: dict[Split, list[Example]], config: DataConfig) -> dict[Split, list[Example]]:
-    """At most `max_<split>_samples` of each split, drawn with `split_seed`, in their order."""
+def _limited(splits: dict[Split, list[Example]], config: DataConfig, task: Task) -> dict[Split, list[Example]]:
+    """At most `max_<split>_samples` of each split, drawn with `split_seed` in the share of each class, in their order."""
     result: dict[Split, list[Example]] = {}
     for split, examples in splits.items():
         most: Any = getattr(config, f"max_{split}_samples")
         if most is None or most >= len(examples):
             result[split] = examples
             continue
-        random = np.random.default_rng([config.split_seed, 10 + SPLITS.index(split)])
-        kept = np.sort(random.permutation(len(examples))[:most])
-        result[split] = [examples[index] for index in kept]
+        classes = _classes(examples, config, task)
+        sizes = [len(members) for members in classes]
+        seed = [config.split_seed, 10 + SPLITS.index(split)]
+        result[split] = [examples[index] for index in sorted(_draw(classes, _kept(sizes, most), seed=seed))]
     return result
+
+
+def _kept(sizes: Sequence[int], count: int) -> list[int]:
+    """How many examples of each class to keep: one of each if there is room, the rest by their shares."""
+    if count < len(sizes):
+        return _shares(sizes, count, sizes)
+    more = [size - 1 for size in sizes]
+    rest = count - len(sizes)
+    return [1 + number for number in _shares(more, rest, more)] if rest and sum(more) else [1] * len(sizes)

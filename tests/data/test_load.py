@@ -141,9 +141,9 @@ def test_a_cut_never_empties_train_and_keeps_single_examples_there(word_task: An
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.floats(0.01, 0.6))
 def test_every_class_keeps_its_share_within_one(sizes: list[int], share: float) -> None:
     count = min(round(share * sum(sizes)), sum(sizes) - 1)
-    taken = _shares(sizes, count)
-    possible = sum(size - 1 if len(sizes) > 1 else size for size in sizes)
-    assert sum(taken) == min(count, possible)
+    most = [size - 1 if len(sizes) > 1 else size for size in sizes]
+    taken = _shares(sizes, count, most)
+    assert sum(taken) == min(count, sum(most))
     assert all(0 <= number <= size for number, size in zip(taken, sizes, strict=True))
     if all(size > count * size / sum(sizes) + 1 for size in sizes):
         assert all(abs(n - count * size / sum(sizes)) <= 1 for n, size in zip(taken, sizes, strict=True))

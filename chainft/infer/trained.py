@@ -41,6 +41,7 @@ def save_trained(folder: Path, model: PreTrainedModel, task: Task) -> None:
         "chainft": __version__,
         "task": dump(task.config),
         "labels": list(task.labels.names),
+        "label_counts": dict(task.labels.counts),
         "max_length": task.max_length,
     }
     write_json(folder / STATE_FILE, state)
@@ -87,7 +88,7 @@ def load_task(folder: Path) -> Task:
     plugin = find("task", name, key="task.name")
     config: TaskConfig = parse(plugin.config_class, state["task"], at="task")
     task: Task = plugin(config)
-    task.labels = Labels(tuple(state["labels"]))
+    task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
     task.prepare(load_tokenizer(ModelConfig(path=str(folder))), max_length=int(state["max_length"]))
     return task
 

@@ -91,7 +91,8 @@ def _tokenise(config: RunConfig, task: Task, splits: Splits) -> tuple[Mapping[Sp
 
 
 def _print(card: Mapping[str, Any], findings: list[Finding]) -> None:
-    from chainft.report.console import output, print_data_card, print_findings
+    from chainft.report.console import output, print_findings
+    from chainft.report.inspection import print_data_card
 
     print_data_card(card)
     print_findings((asdict(finding) for finding in findings), console=output())

@@ -18,6 +18,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 20.0, 42.0
 MOST_POINTS = 300
 """Longer curves are thinned: each point is the mean of a stretch."""
 _LOG_RATIO = 200.0
+_LEAST_SPAN = 0.05
+"""Scores that differ by less than this are not blown up to the full height."""
 _DASHES = (None, "7 4", "2 3", "9 3 2 3")
 
 Point = tuple[float, float | None]
@@ -47,6 +49,8 @@ class Chart:
     """The vertical axis starts at 0."""
     best: float | None = None
     """Where on the x axis the best checkpoint is pointed out."""
+    ends: tuple[float, ...] = ()
+    """Places that the x axis holds besides those of the lines, so that neighbouring charts compare."""
 
 
 def line_chart(chart: Chart, lines: Sequence[Line]) -> Html | None:
@@ -57,7 +61,8 @@ def line_chart(chart: Chart, lines: Sequence[Line]) -> Html | None:
         return None
     values = [value for line in drawn for _, value in line.points if value is not None]
     y = _vertical(values, zero=chart.zero)
-    x = fitted((place for line in drawn for place, _ in line.points), start=_LEFT, end=WIDTH - _RIGHT, whole=True)
+    places = [*chart.ends, *(place for line in drawn for place, _ in line.points)]
+    x = fitted(places, start=_LEFT, end=WIDTH - _RIGHT, whole=True)
     parts: list[Child] = [_grid(x, y, chart.x_label)]
     if chart.best is not None:
         parts.append(_best_line(x.place(chart.best)))
@@ -84,6 +89,9 @@ def _vertical(values: Sequence[float], *, zero: bool) -> Scale:
     start, end = HEIGHT - _BOTTOM, _TOP
     if zero and min(values) > 0 and max(values) / min(values) > _LOG_RATIO:
         return logarithmic(values, start=start, end=end)
+    if not zero and min(values) >= 0 and max(values) <= 1 and max(values) - min(values) < _LEAST_SPAN:
+        middle = min(max((min(values) + max(values)) / 2, _LEAST_SPAN / 2), 1 - _LEAST_SPAN / 2)
+        values = [*values, middle - _LEAST_SPAN / 2, middle + _LEAST_SPAN / 2]
     return linear(values, start=start, end=end, zero=zero)
 
 

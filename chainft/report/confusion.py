@@ -99,7 +99,7 @@ def _cell(confusion: Confusion, row: int, column: int, *, at: tuple[float, float
         class_="cell right" if right else "cell wrong",
         fill_opacity=f"{shade:.2f}",
     )
-    style = "nothing" if not count else "value strong" if shade > 0.6 else "value"
+    style = "value strong" if shade > 0.6 else "value" if count or right else "nothing"
     text = _brief(count) if count or right else "·"
     return [box, tag("text", text, x=x + _CELL_WIDTH / 2, y=y + 17, text_anchor="middle", class_=style)]
 

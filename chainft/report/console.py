@@ -19,8 +19,8 @@ from rich.text import Text
 
 from chainft.report.commands import next_commands
 from chainft.report.plan_words import plan_lines
-from chainft.report.run_files import Outcome, outcome_of, scores_of
-from chainft.report.tables import Row, render, shorten, shorten_counts
+from chainft.report.run_files import Outcome, outcome_of
+from chainft.report.tables import render, shorten
 from chainft.report.words import change, judgement, meaning, number, plural, printable
 from chainft.tasks.base import Scores, Table
 
@@ -89,67 +89,17 @@ def print_results(results: Mapping[str, Any], *, console: Console | None = None)
     target.print(render(_values_table(outcome), target))
     target.print()
     split, scores = outcome.shown
-    _print_tables(target, scores, split, pointer="all of them are in report.html")
+    print_tables(target, scores, split, pointer="all of them are in report.html")
 
 
-def print_scores(record: Mapping[str, Any], *, console: Console | None = None) -> None:
-    """Scores of one split (`chainft evaluate`): run, split, examples, values, tables."""
-    target, split = console or output(), printable(record["split"])
-    scores = scores_of(record)
-    if scores is None or not scores.values:
-        target.print(Text(f"No scores: {split} has no examples."))
-        return
-    examples = plural(int(record["examples"]), f"{split} example")
-    target.print(Text(f"{examples}, run folder {printable(record['run'])}"), soft_wrap=True)
-    target.print()
-    rows = tuple(scores.values.items())
-    target.print(render(Table(f"Scores on {split}", ("metric", "value"), rows), target))
-    target.print()
-    _print_tables(target, scores, split, pointer="all of them by --json")
-
-
-def _print_tables(console: Console, scores: Scores, split: str, *, pointer: str) -> None:
+def print_tables(console: Console, scores: Scores, split: str, *, pointer: str) -> None:
+    """The tables of a split; `pointer` says where the classes are that do not fit."""
     for table in scores.tables:
         shown, left_out = shorten(table)
         console.print(render(Table(f"{shown.title} ({split})", shown.columns, shown.rows), console))
         if left_out:
             console.print(Text(f"  worst and best classes; {pointer}", style="dim"))
         console.print()
-
-
-def print_data_card(card: Mapping[str, Any], *, console: Console | None = None) -> None:
-    """Examples, lengths and labels of each split (`chainft check data`): the content of `data_card.json`."""
-    target, splits = console or output(), card["splits"]
-    target.print(render(Table("Examples", ("split", "examples", "labels", "longest"), _split_rows(splits)), target))
-    target.print()
-    totals: dict[str, int] = {}
-    for split in splits.values():
-        for label, count in (split.get("labels") or {}).items():
-            totals[label] = totals.get(label, 0) + count
-    if not totals:
-        return
-    rows = [
-        (label, *((split.get("labels") or {}).get(label, 0) for split in splits.values()))
-        for label in sorted(totals, key=lambda label: -totals[label])
-    ]
-    shown, left_out = shorten_counts(Table("How often each label comes up", ("label", *splits), tuple(rows)))
-    target.print(render(shown, target))
-    if left_out:
-        target.print(Text("  most frequent and rarest labels; all of them by --json", style="dim"))
-    target.print()
-
-
-def _split_rows(splits: Mapping[str, Any]) -> tuple[Row, ...]:
-    """The longest is known to the width of a bin only."""
-    rows: list[Row] = []
-    for name, split in splits.items():
-        lengths = split.get("lengths") or {}
-        used = [
-            edge for edge, count in zip(lengths.get("edges", ())[1:], lengths.get("counts", ()), strict=False) if count
-        ]
-        longest = f"< {used[-1]:,} tokens" if used else None
-        rows.append((name, split["examples"], len(split.get("labels") or ()) or None, longest))
-    return tuple(rows)
 
 
 def _print_headline(console: Console, outcome: Outcome) -> None:

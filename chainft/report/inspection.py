@@ -8,31 +8,28 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from chainft.report.console import output
-from chainft.report.tables import render, shorten
-from chainft.report.words import meaning, printable
+from chainft.report.console import output, print_tables
+from chainft.report.run_files import scores_of
+from chainft.report.tables import render, shorten_counts
+from chainft.report.words import meaning, plural, printable
 from chainft.tasks.base import Table
-
-MOST_LABELS = 30
 
 
 def print_scores(record: Mapping[str, Any], *, console: Console | None = None) -> None:
     """The scores of a split: `{run, split, examples, values, tables}`."""
-    target = console or output()
-    split, count = record["split"], record["examples"]
-    rows = tuple((name, value) for name, value in record["values"].items())
-    target.print(render(Table(f"Scores on {split}, {count:,} examples", ("metric", split), rows), target))
+    target, split = console or output(), printable(record["split"])
+    scores = scores_of(record)
+    if scores is None or not scores.values:
+        target.print(Text(f"No scores: {split} has no examples."))
+        return
+    rows = tuple(scores.values.items())
+    title = f"Scores on {plural(int(record['examples']), f'{split} example')}"
+    target.print(render(Table(title, ("metric", "value"), rows), target))
     for name, _ in rows:
-        if explained := meaning(name):
-            target.print(Text(f"  {name}: {explained}", style="dim"), soft_wrap=True)
+        if explained := meaning(name, brief=True):
+            target.print(Text(f"  {printable(name)}: {explained}", style="dim"), soft_wrap=True)
     target.print()
-    for entry in record["tables"]:
-        table = Table(entry["title"], tuple(entry["columns"]), tuple(tuple(row) for row in entry["rows"]))
-        shown, left_out = shorten(table)
-        target.print(render(Table(f"{shown.title} ({split})", shown.columns, shown.rows), target))
-        if left_out:
-            target.print(Text("  worst and best classes; --json gives all of them", style="dim"))
-        target.print()
+    print_tables(target, scores, split, pointer="--json gives all of them")
 
 
 def print_data_card(card: Mapping[str, Any], *, console: Console | None = None) -> None:
@@ -43,16 +40,21 @@ def print_data_card(card: Mapping[str, Any], *, console: Console | None = None) 
     columns = ("split", "examples", "longest (tokens)", "limit (tokens)")
     target.print(render(Table("Examples", columns, rows), target))
     target.print()
-    labels = list(dict.fromkeys(label for facts in splits.values() for label in facts["labels"]))
-    if labels:
-        shown = labels[:MOST_LABELS]
-        counts = tuple(
-            (printable(label), *(facts["labels"].get(label, 0) for facts in splits.values())) for label in shown
-        )
-        target.print(render(Table("Labels", ("label", *splits), counts), target))
-        if len(labels) > len(shown):
-            target.print(Text(f"  and {len(labels) - len(shown)} more; --json gives all of them", style="dim"))
-        target.print()
+    totals: dict[str, int] = {}
+    for facts in splits.values():
+        for label, count in (facts.get("labels") or {}).items():
+            totals[label] = totals.get(label, 0) + count
+    if not totals:
+        return
+    labels = sorted(totals, key=lambda label: -totals[label])
+    counts = tuple(
+        (label, *((facts.get("labels") or {}).get(label, 0) for facts in splits.values())) for label in labels
+    )
+    shown, left_out = shorten_counts(Table("How often each label comes up", ("label", *splits), counts))
+    target.print(render(shown, target))
+    if left_out:
+        target.print(Text("  most frequent and rarest labels; --json gives all of them", style="dim"))
+    target.print()
 
 
 def _lengths(facts: Mapping[str, Any]) -> tuple[int | None, int | None]:

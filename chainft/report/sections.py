@@ -93,13 +93,14 @@ def curves_section(facts: RunFacts) -> Html | None:
     x_label = f"step ({plural(int(per_epoch), 'step')} make an epoch)" if per_epoch else "step"
     metric = facts.outcome.main_metric
     shown_best = float(best) if best is not None and evaluations else None
+    steps = tuple(float(record["step"]) for record in (*train[:1], *train[-1:]))
     figures = [
         line_chart(
-            Chart("Loss", "mean loss of one target; lower is better", x_label, best=shown_best),
+            Chart("Loss", "mean loss of one target; lower is better", x_label, best=shown_best, ends=steps),
             [Line("train", _points(train, "loss")), Line("validation", _values(evaluations, "loss"), 1, marked=True)],
         ),
         line_chart(
-            Chart(str(metric), "on validation", x_label, zero=False, best=shown_best),
+            Chart(str(metric), "on validation", x_label, zero=False, best=shown_best, ends=steps),
             [Line(str(metric), _values(evaluations, str(metric)), 1, marked=True)],
         )
         if metric and metric != "loss"

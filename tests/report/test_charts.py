@@ -46,6 +46,17 @@ def test_lines_differ_in_more_than_colour():
     assert len({found[1] if found else None for found in patterns}) == 4
 
 
+def test_neighbouring_charts_share_their_steps():
+    figure = line_chart(Chart("F1", "", "step", zero=False, ends=(0.0, 100.0)), [Line("f1", ((50, 0.5), (100, 0.7)))])
+    assert [x for x, _ in points(paths(str(figure))[0])] == [(LEFT + RIGHT) / 2, RIGHT]
+
+
+def test_nearly_equal_scores_are_not_blown_up():
+    figure = line_chart(Chart("F1", "", "step", zero=False), [Line("f1", ((0, 0.801), (1, 0.802)))])
+    (_, first), (_, second) = points(paths(str(figure))[0])
+    assert 0 < first - second < 0.05 * (FLOOR - TOP)
+
+
 def test_no_points_make_no_chart():
     assert line_chart(CHART, [Line("train", ((0, None),)), Line("validation", ())]) is None
 

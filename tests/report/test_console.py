@@ -14,12 +14,10 @@ from rich.console import Console
 from chainft.report.console import (
     messages,
     output,
-    print_data_card,
     print_findings,
     print_next,
     print_plan,
     print_results,
-    print_scores,
 )
 
 WIDTHS = (60, 80, 160)
@@ -210,39 +208,3 @@ def test_next_commands_can_be_copied_whatever_the_folder_is_called(tmp_path):
     commands = [line.strip() for line in shown(target).splitlines() if line.strip().startswith("chainft ")]
     assert commands[0] == f"chainft predict '{run}' 'Angela Merkel met engineers from Siemens in Berlin.'"
     assert len(commands) == 3 and "report.html" in shown(target)
-
-
-def test_scores_of_one_split_name_it_with_its_examples(ner_sample):
-    target = console()
-    record = {"run": "runs/x", "split": "validation", "examples": 250} | ner_sample.files["all_results.json"][
-        "validation"
-    ]
-    print_scores(record, console=target)
-    text = shown(target)
-    assert text.startswith("250 validation examples, run folder runs/x\n")
-    assert "Scores on validation" in text and re.search(r"entity_f1 +0\.8204", text)
-    assert "Entities per type (validation)" in text
-
-
-def test_scores_of_an_empty_split_say_so():
-    target = console()
-    print_scores({"run": "runs/x", "split": "test", "examples": 0, "values": {}}, console=target)
-    assert shown(target) == "No scores: test has no examples.\n"
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_data_card_counts_examples_and_labels(classify_sample, width):
-    target = console(width)
-    print_data_card(classify_sample.files["data_card.json"], console=target)
-    text = shown(target)
-    assert re.search(r"train +1,250 +77 +< 160 tokens", text)
-    assert re.search(r"card_arrival +1,000 +200 +200", text) and "(61 classes between)" in text
-    assert max(map(cell_len, text.splitlines())) <= width
-
-
-def test_data_card_without_labels_and_lengths(generate_sample):
-    card = generate_sample.files["data_card.json"]
-    del card["splits"]["train"]["lengths"]
-    target = console()
-    print_data_card(card, console=target)
-    assert re.search(r"train +1,250 +– +–", shown(target)) and "How often" not in shown(target)

@@ -57,4 +57,6 @@ def test_equal_to_scikit_learn() -> None:
         assert values[f"f1_{average}"] == pytest.approx(wanted)
     wanted = sklearn.precision_score(gold, predicted, average="macro", zero_division=0)
     assert values["precision_macro"] == pytest.approx(wanted)
-    assert values["recall_macro"] == pytest.approx(sklearn.recall_score(gold, predicted, average="macro", zero_division=0))
+    assert values["recall_macro"] == pytest.approx(
+        sklearn.recall_score(gold, predicted, average="macro", zero_division=0)
+    )

@@ -183,7 +183,8 @@ def _training(facts: RunFacts) -> Iterator[str]:
     yield f"- optimizer {plan['optimizer']}, peak learning rate {short(float(plan['lr']))}, {plan['scheduler']} schedule, {plural(int(plan['warmup_steps']), 'warm-up step')}"
     yield f"- at most {plural(int(plan['model']['max_length']), 'token')} in one sequence; mixed precision: {plan['mixed_precision']}; seed {plan['seed']}"
     if best.get("step") is not None:
-        yield f"- these are the weights of step {best['step']:,}, the best on validation"
+        chosen = "the best on validation" if facts.chosen else "the last: there was no validation to choose by"
+        yield f"- these are the weights of step {best['step']:,}, {chosen}"
     if facts.results.get("train_time_s") is not None:
         yield f"- training took {duration(float(facts.results['train_time_s']))} on {plan['device']}"
     versions = [f"{name} {facts.environment[name]}" for name in ("torch", "transformers") if name in facts.environment]

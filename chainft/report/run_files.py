@@ -56,6 +56,11 @@ class RunFacts:
         return tuple(str(label) for label in self.plan.get("data", {}).get("labels") or ())
 
     @property
+    def chosen(self) -> bool:
+        """Whether an evaluation chose the weights; else they are the last ones."""
+        return self.outcome.validation is not None or bool(self.curves.evaluations)
+
+    @property
     def outcome(self) -> Outcome:
         return outcome_of(self.results)
 

@@ -75,7 +75,12 @@ def _key_facts(facts: RunFacts) -> Html | None:
     if best.get("step") is not None and results.get("steps"):
         early = ", stopped early" if results.get("stopped_early") else ""
         epoch = f" (epoch {short(round(float(best['epoch']), 2))})" if best.get("epoch") is not None else ""
-        known.append(("best weights", f"step {best['step']:,} of {results['steps']:,}{epoch}{early}"))
+        known.append(
+            (
+                "best weights" if facts.chosen else "last weights",
+                f"step {best['step']:,} of {results['steps']:,}{epoch}{early}",
+            )
+        )
     if results.get("train_time_s") is not None:
         known.append(("training took", duration(float(results["train_time_s"]))))
     if facts.plan.get("model"):

@@ -26,6 +26,8 @@ _UNITS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("class", "label", "text"), "Counts texts."),
 )
 
+_WHY_BOLD = "The metric in bold chose the best checkpoint."
+
 
 def scores_section(facts: RunFacts) -> Html | None:
     """Every value, before and after training."""
@@ -50,7 +52,7 @@ def scores_section(facts: RunFacts) -> Html | None:
         "scores",
         f"Scores on {split}",
         tag("div", tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="scores"), class_="scroll"),
-        tag("p", f"{hollow}The metric in bold chose the best checkpoint.", class_="note"),
+        tag("p", f"{hollow}{_WHY_BOLD if facts.chosen else ''}", class_="note"),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from chainft.errors import CheckpointError
+from chainft.report.card import model_card
 from chainft.report.page import write_report
 
 ATTACK = '</style></script><script>alert(1)</script><img src=x onerror="alert(2)">\u202e{{7*7}}'
@@ -236,3 +237,11 @@ def test_report_needs_no_heavy_library():
     code = f"import sys{''.join(f', chainft.report.{name}' for name in names)}; print(sorted(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not [name for name in ("torch", "transformers", "datasets", "accelerate", "hydra") if f"'{name}'" in found]
+
+
+def test_without_validation_nothing_is_said_to_be_the_best(ner_sample):
+    ner_sample.files["all_results.json"]["validation"] = None
+    ner_sample.files["metrics.jsonl"] = [one for one in ner_sample.files["metrics.jsonl"] if one["kind"] == "train"]
+    text = Outline(page_of(ner_sample)).text
+    assert "last weights" in text and "best" not in text
+    assert "there was no validation to choose by" in model_card(ner_sample.folder)

@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
         )
     config = for_split(composed, options.split).config
     from chainft.infer.evaluate import evaluate_run
-    from chainft.report.console import print_scores
+    from chainft.report.inspection import print_scores
     from chainft.report.logs import setup_logging
     from chainft.report.progress import PhaseProgress
     from chainft.train.finish import scores_to_json

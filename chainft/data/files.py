@@ -28,6 +28,9 @@ MAX_UNPACKED_RATIO = 200
 FREE_UNPACKED_BYTES = 64 * 2**20
 """Up to this size a gzip file is unpacked whatever its ratio."""
 
+TAB_WORDS = {"tab": "\t", "\\t": "\t"}
+"""How a tab is written on a command line, where a real one is hard to type."""
+
 _PACKAGE = "pkg://"
 _MARKS = {  # The longer first: the mark of UTF-16 begins that of UTF-32.
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from chainft.config.run import DataConfig
 from chainft.data.example import Example, Origin
-from chainft.data.files import Line, read_lines
+from chainft.data.files import TAB_WORDS, Line, read_lines
 from chainft.data.sources.base import Source
 from chainft.errors import ConfigError, Problem
 
@@ -21,7 +21,7 @@ class ConllConfig(DataConfig):
     """Words in columns. `data.columns` names a column by its number: `{tokens: 0, tags: -1}` is the default."""
 
     separator: str | None = None
-    """What stands between columns; default: tabs where the line has any, else spaces."""
+    """What stands between columns, any text or the word `tab`; default: tabs where the line has any, else spaces."""
     comment_prefix: str | None = None
     """Lines that begin with it are left out; mind words that begin with it."""
     tag_separator: str | None = None
@@ -75,8 +75,9 @@ class ConllSource(Source):
         """The columns of a line; None where it ends a sentence."""
         if not text.strip():
             return None
-        if self.config.separator is not None:
-            cells = text.split(self.config.separator)
+        separator = self.config.separator
+        if separator is not None:
+            cells = text.split(TAB_WORDS.get(separator, separator))
         elif "\t" in text:
             cells = text.split("\t")
         else:  # not split(): a no-break or ideographic space may be a word, or part of one

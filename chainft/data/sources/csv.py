@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from chainft.config.run import DataConfig
 from chainft.data.example import Example, Origin
-from chainft.data.files import MAX_LINE_BYTES, Line, read_lines, suffix_of
+from chainft.data.files import MAX_LINE_BYTES, TAB_WORDS, Line, read_lines, suffix_of
 from chainft.data.sources.base import Source
 from chainft.errors import ConfigError, DataError, Problem
 
@@ -18,7 +18,7 @@ class CsvConfig(DataConfig):
     """A table as text; the first row names the columns."""
 
     delimiter: str | None = None
-    """One character between fields; default: tab for `.tsv` and `.tab`, else comma."""
+    """One character between fields, or the word `tab`; default: tab for `.tsv` and `.tab`, else comma."""
     quote: str | None = '"'
     """The character around fields that hold a delimiter or a line end, doubled inside; null: quotes are plain text."""
     header: bool = True
@@ -28,7 +28,7 @@ class CsvConfig(DataConfig):
 
     def __post_init__(self) -> None:
         for name in ("delimiter", "quote"):
-            value = getattr(self, name)
+            value = TAB_WORDS.get(getattr(self, name), getattr(self, name))
             if value is not None and (len(value) != 1 or value in "\r\n\0"):
                 message = f"data.{name}={value!r} must be one character"
                 raise ConfigError(message, slug="not-one-character", key=f"data.{name}")
@@ -95,7 +95,7 @@ class CsvSource(Source):
         feed = _Feed(read_lines(file, encoding=self.config.encoding, key=self.key_of(file)))
         reader = csv.reader(
             feed,
-            delimiter=self.config.delimiter or ("\t" if suffix_of(file) in (".tsv", ".tab") else ","),
+            delimiter=self._delimiter(file),
             quotechar=self.config.quote,
             quoting=csv.QUOTE_MINIMAL if self.config.quote else csv.QUOTE_NONE,
             strict=True,
@@ -105,7 +105,8 @@ class CsvSource(Source):
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield feed.problem or _malformed(file, feed, error)
+                problem = _malformed(file, feed, error)
+                yield feed.problem or problem
                 continue
             if feed.problem is not None:
                 yield feed.problem
@@ -113,6 +114,12 @@ class CsvSource(Source):
                 yield feed.first, cells
             if cells is None:
                 return
+
+    def _delimiter(self, file: str) -> str:
+        chosen = self.config.delimiter
+        if chosen is None:
+            return "\t" if suffix_of(file) in (".tsv", ".tab") else ","
+        return TAB_WORDS.get(chosen, chosen)
 
 
 class _Feed:
@@ -136,15 +143,21 @@ class _Feed:
 
 
 def _malformed(file: str, feed: _Feed, error: csv.Error) -> Problem:
-    if "unexpected end of data" in str(error):
-        return Problem(
-            "open-quote",
+    """What is wrong with one row. Raises DataError for a quote that swallowed the rest of the file: many rows."""
+    reason, where = str(error), f"{file}:{feed.first}"
+    if "unexpected end of data" in reason or "field larger" in reason:
+        if feed.problem is not None:
+            raise DataError.of([feed.problem])
+        raise DataError(
             f"the row begins a quoted field that never ends (read up to line {feed.last})",
-            f"{file}:{feed.first}",
+            slug="open-quote",
+            where=where,
             help="close the quote; if quotes are plain text in this file, set data.quote=null",
         )
-    where = f"{file}:{feed.first}"
-    return Problem("bad-csv", str(error), where, help="if quotes are plain text in this file, set data.quote=null")
+    lines = f" (lines {feed.first} to {feed.last})" if feed.last > feed.first else ""
+    return Problem(
+        "bad-csv", f"{reason}{lines}", where, help="if quotes are plain text in this file, set data.quote=null"
+    )
 
 
 def _ragged(file: str, line: int, cells: list[str], names: tuple[str, ...]) -> Problem:

@@ -18,7 +18,9 @@ from chainft.data.sources.csv import PLUGIN, CsvConfig
 from chainft.errors import ConfigError, DataError, Problem
 
 CELLS = st.text(
-    alphabet=st.one_of(st.sampled_from('",\n\r\t;\u2028\x85\u00a0\ufeffé🙂'), st.characters(exclude_categories=["Cs"])),
+    alphabet=st.one_of(
+        st.sampled_from('",\n\r\t;\u2028\x85\u00a0\ufeffé🙂'), st.characters(exclude_categories=["Cs"])
+    ),
     max_size=12,
 ).map(lambda text: text.replace("\0", ""))
 

@@ -17,7 +17,9 @@ from chainft.data.sources.jsonl import PLUGIN, JsonlConfig
 from chainft.errors import DataError, Problem
 
 TEXTS = st.text(
-    alphabet=st.one_of(st.sampled_from('\0\n\r\t"\\\u2028\u2029\x85\ufeffé🙂'), st.characters(exclude_categories=["Cs"])),
+    alphabet=st.one_of(
+        st.sampled_from('\0\n\r\t"\\\u2028\u2029\x85\ufeffé🙂'), st.characters(exclude_categories=["Cs"])
+    ),
     max_size=12,
 )
 VALUES = st.recursive(
@@ -82,7 +84,9 @@ def test_blank_lines_compression_and_marks_do_not_matter(write: Any) -> None:
 
 
 def test_a_list_inside_of_a_document_is_named_behind_a_hash(write: Any) -> None:
-    path = write(json.dumps({"train": [["hi", "greeting"], ["bye", "parting"]], "deep": {"rows": [{"a": 1}]}}), "d.json")
+    path = write(
+        json.dumps({"train": [["hi", "greeting"], ["bye", "parting"]], "deep": {"rows": [{"a": 1}]}}), "d.json"
+    )
     assert values(f"{path}#train") == [{"0": "hi", "1": "greeting"}, {"0": "bye", "1": "parting"}]
     assert values(f"{path}#deep.rows") == [{"a": 1}]
     with pytest.raises(DataError, match="no list 'trian'") as caught:

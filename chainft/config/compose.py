@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 STARTER_MODEL = "starter"
+SPLITS = ("train", "validation", "test")
 _SOURCES: Mapping[str, str] = {
     ".conll": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".bioes": "conll",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -114,7 +115,9 @@ def _checked(data: dict[str, Any], where: Callable[[str], str | None]) -> tuple[
         return rules.parse_run(resolved), resolved
     except ConfigError as error:
         problems = [
-            problem if problem.where or not problem.key else replace(problem, where=where(problem.key))
+            problem
+            if problem.where or not problem.key or problem.slug == "missing-key"
+            else replace(problem, where=where(problem.key))
             for problem in error.problems
         ]
         raise ConfigError.of(problems) from error
@@ -124,10 +127,19 @@ def _checked(data: dict[str, Any], where: Callable[[str], str | None]) -> tuple[
 
 
 def _foreseen_groups(hydra: Composer, parsed: Sequence[Override]) -> list[str]:
-    """The default model, where no file but ours can name another: it saves composing twice."""
-    keys = {override.key_or_group for override in parsed}
-    others = any(key in ("experiment", "model", "model.path") or key.startswith("hydra") for key in keys)
-    return [] if others or len(hydra.state.folders) > 1 else [f"model={STARTER_MODEL}"]
+    """The same choices from the words alone, where no file but ours can make others: it saves composing twice."""
+    values = {override.key_or_group: override.value() for override in parsed}
+    if len(hydra.state.folders) > 1 or any(key == "experiment" or key.startswith("hydra") for key in values):
+        return []
+    found = [] if {"model", "model.path"} & values.keys() else [f"model={STARTER_MODEL}"]
+    task = values.get("task")
+    if isinstance(task, str) and not {"data", "data.name"} & values.keys():
+        nodes = {
+            "task": {"multi_label": values.get("task.multi_label")},
+            "data": {split: values.get(f"data.{split}") for split in SPLITS},
+        }
+        found += _default_data(nodes, {"task": task}, options("data", list(hydra.state.folders)))
+    return found
 
 
 def _default_groups(hydra: Composer, composition: Composition) -> list[str]:
@@ -147,7 +159,7 @@ def _default_groups(hydra: Composer, composition: Composition) -> list[str]:
 
 def _default_data(data: Mapping[str, Any], choices: Mapping[str, str | None], known: list[str]) -> list[str]:
     """The source that reads the given files, by their ending; without files the task's starter data."""
-    given = [_node(data, "data")[split] for split in ("train", "validation", "test") if _node(data, "data").get(split)]
+    given = [_node(data, "data")[split] for split in SPLITS if _node(data, "data").get(split)]
     if given:
         first = given[0][0] if isinstance(given[0], list) else given[0]
         source = _SOURCES.get(PurePath(str(first)).suffix.lower())

@@ -78,12 +78,23 @@ class Composition:
 
     def where(self, key: str) -> str | None:
         """`file:line:column` of the setting of a dotted key that counts: the last file that has it."""
-        for path, package in reversed(self.defaults):
-            document = self.documents.get(path)
-            inner = key.removeprefix(f"{package}.") if package else key
-            if document and (not package or inner != key) and (place := document.where(inner)):
-                return place
-        return None
+        places = [place for path in self.documents if (place := self._place(path, self._package(path), key))]
+        if len(places) < 2:
+            return next(iter(places), None)
+        found = (self._place(path, package, key) for path, package in reversed(self.defaults))
+        return next((place for place in found if place), None)
+
+    def _place(self, path: str, package: str, key: str) -> str | None:
+        """Where a file that is merged at `package` sets a key."""
+        inner = key.removeprefix(f"{package}.") if package else key
+        document = self.documents.get(path)
+        return document.where(inner) if document and not (package and inner == key) else None
+
+    def _package(self, path: str) -> str:
+        """Where a file is merged as far as it says itself: its `@package` line, else its group."""
+        header = ConfigSource._get_header_dict(self.documents[path].text[:512])["package"]
+        group = path.rpartition("/")[0].replace("/", ".")
+        return group if header in (None, "_group_") else "" if header == "_global_" else str(header)
 
 
 class Composer:

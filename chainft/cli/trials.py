@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from chainft.config.sweep import Axis, SweepPlan
 from chainft.errors import ConfigError
@@ -47,7 +47,7 @@ def check_installed() -> None:
         )
 
 
-def direction(plan: SweepPlan) -> str:
+def direction(plan: SweepPlan) -> Literal["maximize", "minimize"]:
     """Which way the metric gets better."""
     if plan.config.direction:
         return plan.config.direction

@@ -43,7 +43,7 @@ def print_table(jobs: Sequence[Job]) -> None:
     metric = next((str(job.results["main_metric"]) for job in jobs if job.results.get("main_metric")), "metric")
     table = Table(title="sweep", title_justify="left")
     for column in ("#", *keys, "status", f"validation {metric}", f"test {metric}", "time (s)"):
-        table.add_column(column, justify="left" if column in (*keys, "status") else "right")
+        table.add_column(column, overflow="fold", justify="left" if column in (*keys, "status") else "right")
     for job in jobs:
         values = (best_value(job), test_values(job).get(metric))
         cells = ["" if value is None else f"{value:.4f}" for value in values]
@@ -54,7 +54,9 @@ def print_table(jobs: Sequence[Job]) -> None:
     console.print(table)
     for job in jobs:
         if job.error:
-            console.print(f"[{job.number}] {job.status}: {job.error}  (log: {job.folder}.log)", markup=False)
+            console.print(
+                f"[{job.number}] {job.status}: {job.error}  (log: {job.folder}.log)", markup=False, soft_wrap=True
+            )
 
 
 def best_value(job: Job) -> float | None:

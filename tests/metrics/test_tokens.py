@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import classification_report
+from sklearn.metrics import classification_report  # type: ignore[import-untyped]
 
 from chainft.metrics.tokens import Tokens
 from chainft.tasks.base import Scores

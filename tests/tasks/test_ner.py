@@ -256,7 +256,8 @@ def test_balanced_weights_give_each_tag_the_same_share(tiny_encoder: Path) -> No
 def test_entities_of_a_text_equal_the_pipelines(tiny_encoder: Path, classifier: PreTrainedModel) -> None:
     """transformers.pipeline("token-classification", aggregation_strategy="first") finds the same, with places."""
     task = ready(tiny_encoder)
-    finder = pipeline(
+    build: Any = pipeline
+    finder = build(
         "token-classification", model=classifier, tokenizer=task.tokenizer, aggregation_strategy="first", device="cpu"
     )
     found = 0

@@ -30,9 +30,12 @@ class Evaluated:
 def evaluate_run(
     run: Path, config: RunConfig, split: Split, *, progress: Callable[[str, int, int], None] | None = None
 ) -> Evaluated:
-    """Score the model of `run` on `split` of the data that `config` names. Raises DataError for labels it never saw."""
+    """Score the model of `run` on `split` of the data that `config` names, or on its train where that is all it names.
+
+    Raises DataError for labels that the model never saw.
+    """
     trained = load_run(run)
-    splits = load_splits(config.data, trained.task)
+    splits = load_splits(config.data, trained.task, trains=False)
     examples: Sequence[Example] = splits.examples.get(split, ()) or splits.examples["train"]
     check_labels(trained.task, examples, split)
     store = open_store(

@@ -20,8 +20,6 @@ from chainft.models.weights import Located, locate
 if TYPE_CHECKING:
     from chainft.tasks.base import Task
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_MAX_LENGTH = 512
 _OFFSET_POSITIONS = ("roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer", "mpnet", "data2vec-text")
 """Families whose position numbers start after the padding index, so that two places of the table are never used."""
@@ -148,7 +146,7 @@ def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) ->
 
 def _read(auto: Any, place: Located, architecture: PreTrainedConfig) -> tuple[LoadedModel, list[str]]:
     """The model as transformers reads it, and the names of tensors of another shape."""
-    with _explained(place, "model"):
+    with _explained(place, "model"), _without_report():
         model, facts = auto.from_pretrained(
             place.name,
             config=architecture,
@@ -249,6 +247,18 @@ def _explained(place: Located, what: str) -> Iterator[None]:
             if offline
             else "check the files of that folder",
         ) from error
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from logging its table of missing tensors: `LoadedModel` has the same facts."""
+    theirs = logging.getLogger("transformers.modeling_utils")
+    level = theirs.level
+    theirs.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        theirs.setLevel(level)
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:

@@ -48,8 +48,12 @@ def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: P
 
 
 def rehearse(learner: Learner, step: int) -> float:
-    """Seconds of the forward and backward passes of a step; weights, optimizer and random state stay as they are."""
+    """Seconds of the forward and backward passes of a step; weights, optimizer and random state stay as they are.
+
+    The second of two passes counts: the first one allocates memory and starts threads.
+    """
     random_state = torch.random.get_rng_state()
+    learner.measure(step)
     start = time.perf_counter()
     learner.measure(step)
     seconds = time.perf_counter() - start

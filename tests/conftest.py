@@ -117,10 +117,10 @@ def _save_word_pieces(folder: Path) -> int:
     return len(ids)
 
 
-@pytest.fixture
-def ner_data(tmp_path: Path) -> list[str]:
+@pytest.fixture(scope="session")
+def ner_files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides that name small CoNLL files: names of persons, places and companies in short sentences."""
-    return _write_ner(tmp_path)
+    return _write_ner(tmp_path_factory.mktemp("ner"))
 
 
 def _write_ner(folder: Path) -> list[str]:

@@ -15,7 +15,6 @@ import yaml
 from accelerate import Accelerator
 
 from chainft.config.compose import Composed
-from chainft.config.parse import dump
 from chainft.config.run import RunConfig
 from chainft.data.example import Split
 from chainft.errors import ChainftError, CheckpointError
@@ -181,7 +180,7 @@ class Session:
         write_json(self.folder.plan, plan)
         print_plan(plan)
         if self.config.tracker.name != "none":
-            fit.learner.accelerator.init_trackers(self.config.tracker.project, config=_flat(dump(self.config)))
+            fit.learner.accelerator.init_trackers(self.config.tracker.project, config=_flat(self.composed.unresolved))
 
     def _engine(self, prepared: Prepared, accelerator: Accelerator) -> Engine:
         return Engine(

@@ -13,17 +13,19 @@ import inspect
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chainft import __version__
 from chainft.config.parse import dump
+from chainft.data.entry import Starts, Writer, publish, read_whole, remove_orphans, size_of, temporary_name, write_meta
 from chainft.data.example import Example
 from chainft.data.load import content_of
 from chainft.errors import StorageError
@@ -33,9 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-PROGRESS_EVERY = 256
-_BLOCK = 1 << 20
+FORMAT = 2
+PROGRESS_EVERY = 64
 
 
 class FeatureStore:
@@ -47,16 +48,14 @@ class FeatureStore:
         self.first_of = self._map("first_of.starts", np.int64)
         """(num_examples + 1,): the features of example i are `first_of[i]` up to `first_of[i + 1]`."""
         self._values = {name: self._map(f"{name}.values", np.dtype(kind)) for name, kind in meta["columns"].items()}
-        self._starts = {name: np.asarray(self._map(f"{name}.starts", np.int64)) for name in meta["columns"]}
+        self._starts = {name: self._map(f"{name}.starts", np.int64) for name in meta["columns"]}
 
     def __len__(self) -> int:
         return int(self.first_of[-1])
 
     def __getitem__(self, index: int) -> Arrays:
-        return {
-            name: np.asarray(values[self._starts[name][index] : self._starts[name][index + 1]])
-            for name, values in self._values.items()
-        }
+        starts = self._starts
+        return {name: values[starts[name][index] : starts[name][index + 1]] for name, values in self._values.items()}
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -72,7 +71,8 @@ class FeatureStore:
         path = self.folder / name
         if path.stat().st_size == 0:
             return np.zeros(0, dtype=dtype)  # An empty file cannot be mapped.
-        return np.memmap(path, dtype=dtype, mode="r")
+        # As a plain array: slices of `np.memmap` objects take several times longer.
+        return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
 def open_store(
@@ -90,20 +90,21 @@ def open_store(
     """
     root = (cache_dir or default_cache_dir()) / "store"
     folder = root / _key(examples, task)
-    if (meta := _whole(folder)) is not None:
+    if (meta := read_whole(folder)) is not None:
         logger.info("%s: tokenised features found (%s)", split, folder.name[:12])
         return FeatureStore(folder, meta)
-    with _explained(root):
+    temporary = temporary_name(folder)
+    try:
         root.mkdir(parents=True, exist_ok=True)
-        temporary = root / f".{folder.name}.tmp-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_orphans(root)
         temporary.mkdir()
-        try:
-            _build(temporary, examples, task, progress)
-            _publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    meta = _whole(folder)
+        _build(temporary, examples, task, progress)
+        publish(temporary, folder)
+    except OSError as error:
+        raise _cannot_write(root, error, written=size_of(temporary)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    meta = read_whole(folder)
     if meta is None:
         raise StorageError(
             f"the tokenised features in {str(folder)!r} are damaged right after writing", slug="cache-damaged"
@@ -130,10 +131,11 @@ def _key(examples: Sequence[Example], task: Task) -> str:
 
 
 def _tokenizer_content(tokenizer: Any) -> bytes:
+    """What the tokenizer makes of texts; without the truncation and padding of its last call, which it remembers."""
     special = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
     template = getattr(tokenizer, "chat_template", None)
-    text: str = tokenizer.backend_tokenizer.to_str() + json.dumps([special, template, tokenizer.padding_side])
-    return text.encode()
+    backend = re.sub(r'"truncation":.*?(?="added_tokens":)', "", tokenizer.backend_tokenizer.to_str(), count=1)
+    return (backend + json.dumps([special, template, tokenizer.padding_side])).encode()
 
 
 def _code_of(task: Task) -> bytes:
@@ -143,48 +145,23 @@ def _code_of(task: Task) -> bytes:
     return b"".join(Path(file).read_bytes() for file in files if file)
 
 
-class _Writer:
-    """Appends arrays to a file and hashes what it writes."""
-
-    def __init__(self, path: Path, stack: ExitStack) -> None:
-        self.path = path
-        self.stream: BinaryIO = stack.enter_context(path.open("wb"))
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, array: np.ndarray) -> None:
-        data = np.ascontiguousarray(array).tobytes()
-        self.stream.write(data)
-        self.digest.update(data)
-        self.size += len(data)
-
-    def close(self) -> dict[str, Any]:
-        """Make it durable; size and digest for `meta.json`."""
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.stream.close()
-        return {"bytes": self.size, "sha256": self.digest.hexdigest()}
-
-
 class _ColumnWriter:
     """Values and starts of one column."""
 
     def __init__(self, folder: Path, name: str, column: Column, stack: ExitStack) -> None:
-        self.dtype = np.dtype(column.dtype)
-        self.values = _Writer(folder / f"{name}.values", stack)
-        self.starts = _Writer(folder / f"{name}.starts", stack)
-        self.position = 0
-        self.starts.write(np.array([0], dtype=np.int64))
+        self.values = Writer(folder / f"{name}.values", column.dtype, stack)
+        self.starts = Starts(folder / f"{name}.starts", stack)
 
     def append(self, array: np.ndarray) -> None:
-        self.values.write(array.astype(self.dtype, copy=False))
-        self.position += len(array)
-        self.starts.write(np.array([self.position], dtype=np.int64))
+        self.values.append(array)
+        self.starts.append(len(array))
 
 
 def _build(folder: Path, examples: Sequence[Example], task: Task, progress: Callable[[int, int], None] | None) -> None:
     with ExitStack() as stack:
-        _write(folder, examples, task, progress, stack)
+        write_meta(folder, _write(folder, examples, task, progress, stack))
+    if progress:
+        progress(len(examples), len(examples))
 
 
 def _write(
@@ -193,32 +170,26 @@ def _write(
     task: Task,
     progress: Callable[[int, int], None] | None,
     stack: ExitStack,
-) -> None:
+) -> dict[str, Any]:
+    """Encode every example into the files of the columns; the content of `meta.json`."""
     columns: dict[str, _ColumnWriter] = {}
-    first_of = _Writer(folder / "first_of.starts", stack)
-    first_of.write(np.array([0], dtype=np.int64))
-    count = 0
+    first_of = Starts(folder / "first_of.starts", stack)
     for number, example in enumerate(examples):
         if progress and number % PROGRESS_EVERY == 0:
             progress(number, len(examples))
-        for feature in task.encode(example):
+        features = task.encode(example)
+        for feature in features:
             columns = columns or _columns(folder, task, feature, stack)
             for name, column in columns.items():
                 column.append(feature[name])
-            count += 1
-        first_of.write(np.array([count], dtype=np.int64))
+        first_of.append(len(features))
+    columns = columns or _columns(folder, task, {"input_ids": np.zeros(0)}, stack)
     files = {"first_of.starts": first_of.close()}
-    for name, column in (columns or _columns(folder, task, {"input_ids": np.zeros(0)}, stack)).items():
+    for name, column in columns.items():
         files[f"{name}.values"] = column.values.close()
         files[f"{name}.starts"] = column.starts.close()
-    kinds = {name: task.features[name].dtype for name in columns or ["input_ids"]}
-    meta = {"format": FORMAT, "chainft": __version__, "examples": len(examples), "columns": kinds, "files": files}
-    with (folder / "meta.json").open("w", encoding="utf-8") as stream:
-        json.dump(meta, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    if progress:
-        progress(len(examples), len(examples))
+    kinds = {name: task.features[name].dtype for name in columns}
+    return {"format": FORMAT, "chainft": __version__, "examples": len(examples), "columns": kinds, "files": files}
 
 
 def _columns(
@@ -229,48 +200,14 @@ def _columns(
     return {name: _ColumnWriter(folder, name, column, stack) for name, column in chosen.items()}
 
 
-def _publish(temporary: Path, folder: Path) -> None:
-    """Give the entry its name; an entry that another process finished first stays."""
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if _whole(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-
-
-def _whole(folder: Path) -> dict[str, Any] | None:
-    """The entry's meta if every file is there with its size and digest; a damaged entry is removed."""
-    if not folder.is_dir():
-        return None
-    try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        damaged = [name for name, facts in meta["files"].items() if not _is_whole(folder / name, facts)]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        damaged = ["meta.json"]
-    if not damaged:
-        return meta
-    logger.warning("tokenised features %s are damaged (%s): making them again", folder.name[:12], ", ".join(damaged))
-    shutil.rmtree(folder, ignore_errors=True)
-    return None
-
-
-def _is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
-    if not path.is_file() or path.stat().st_size != facts["bytes"]:
-        return False
-    with path.open("rb") as stream:
-        return bool(hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"])
-
-
-@contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"cannot write tokenised features below {str(root)!r}: {error.strerror}",
-            slug="cache-unwritable",
-            where=str(root),
-            key="data.cache_dir",
-            help="free space there, or choose another folder by data.cache_dir=... or CHAINFT_CACHE",
-        ) from error
+def _cannot_write(root: Path, error: OSError, *, written: int) -> StorageError:
+    there = next((folder for folder in (root, *root.parents) if folder.is_dir()), Path("/"))
+    free = shutil.disk_usage(there).free
+    return StorageError(
+        f"cannot write tokenised features below {str(root)!r}: {error.strerror} "
+        f"({written:,} bytes were written, {free:,} are free)",
+        slug="cache-unwritable",
+        where=str(root),
+        key="data.cache_dir",
+        help="free space there, or choose another folder by data.cache_dir=... or CHAINFT_CACHE",
+    )

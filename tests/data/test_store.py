@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
+import resource
+import signal
+import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +149,57 @@ def test_writers_at_the_same_time_get_the_same(word_task: Any, examples: Pairs, 
         worker.join()
     assert all(one == found[0] for one in found)
     assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+def test_a_full_disk_is_told_with_folder_and_bytes(word_task: Any, examples: Pairs, tmp_path: Path) -> None:
+    """fault 27"""
+    rows = examples(*((f"{'x ' * 30}{number}", "label") for number in range(20_000)))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StorageError) as caught:
+            open_store(rows, word_task(), cache_dir=tmp_path, split="train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    text = caught.value.render()
+    assert caught.value.exit_code == 7
+    assert str(tmp_path) in text
+    assert re.search(r"[1-9][0-9,]+ bytes were written, [0-9,]+ are free", text)
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed(word_task: Any, examples: Pairs, tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    root, host = tmp_path / "store", socket.gethostname()
+    orphan = root / f".key.tmp-{host}-{int(ended.stdout)}-0123"
+    working, foreign = root / f".key.tmp-{host}-{os.getpid()}-0123", root / ".key.tmp-other-host-1-0123"
+    for folder in (orphan, working, foreign):
+        folder.mkdir(parents=True)
+    open_store(examples(("one", "x")), word_task(), cache_dir=tmp_path, split="train")
+    assert not orphan.exists()
+    assert working.exists() and foreign.exists()
+
+
+def test_features_longer_than_a_block_come_out(word_task: Any, examples: Pairs, tmp_path: Path) -> None:
+    rows = examples(*((" ".join(["x" * (number % 7 + 1)] * 3), "label") for number in range(70_000)))
+    store = open_store(rows, word_task(), cache_dir=tmp_path, split="train")
+    for index in (0, 1, 21_845, 65_535, 65_536, 69_999):
+        assert store[index]["input_ids"].tolist() == [index % 7 + 1] * 3
+        assert store[index]["labels"].tolist() == [5]
+
+
+def test_the_last_call_of_the_tokenizer_does_not_matter(tiny_encoder: Path, tmp_path: Path) -> None:
+    """A fast tokenizer remembers truncation and padding: the same entry must be found after any call."""
+    from transformers import AutoTokenizer
+
+    from chainft.data.store import _tokenizer_content
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    before = _tokenizer_content(tokenizer)
+    tokenizer("a b c", truncation=True, max_length=4, padding="max_length")
+    assert tokenizer.backend_tokenizer.truncation is not None
+    assert _tokenizer_content(tokenizer) == before
+    tokenizer.add_tokens(["zebra"])
+    assert _tokenizer_content(tokenizer) != before

@@ -44,7 +44,17 @@ class Plugin:
         if self.distribution != "chainft":
             _check_allowed(self)
         module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        if self.distribution == "chainft":
+            return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"{self.kind} {self.name!r} of package {self.distribution!r} cannot be loaded: {error}",
+                slug="broken-plugin",
+                where=self.target,
+                help=f"mend or upgrade the package {self.distribution!r}",
+            ) from error
 
 
 def find(kind: Kind, name: str, *, key: str) -> Any:

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chainft.errors import ConfigError, StorageError
+from chainft.errors import ConfigError, ModelError, StorageError
+
+STATE_FILE = "chainft.json"
+"""In a model folder: what prediction needs besides the model."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class RunFolder:
     @property
     def task_state(self) -> Path:
         """`model/chainft.json`: what `predict` needs besides the model: task config, labels, versions."""
-        return self.model / "chainft.json"
+        return self.model / STATE_FILE
 
     @property
     def predictions(self) -> Path:
@@ -132,6 +135,33 @@ def lock(folder: RunFolder) -> Iterator[None]:
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
         yield
+
+
+def model_folder(path: Path) -> Path:
+    """`path` or its `model/`, whichever holds a trained model."""
+    for folder in (path / "model", path):
+        if (folder / STATE_FILE).is_file():
+            return folder
+    if not path.is_dir():
+        raise ConfigError(
+            f"run folder {str(path)!r} does not exist",
+            slug="no-run",
+            where=str(path),
+            help="give the folder that 'chainft train' printed, such as runs/<date>_<time>_<task>",
+        )
+    if (path / "checkpoints").is_dir():
+        raise ModelError(
+            f"run {str(path)!r} has not finished: it has checkpoints but no model yet",
+            slug="unfinished-run",
+            where=str(path),
+            help=f"finish it by 'chainft train run={path} resume=true'",
+        )
+    raise ModelError(
+        f"{str(path)!r} holds no trained model ({STATE_FILE} is missing)",
+        slug="no-trained-model",
+        where=str(path),
+        help="give the folder of a finished run",
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from chainft.errors import ConfigError, DataError, StorageError
+from chainft.run_folder import model_folder
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Source:
 def run(arguments: list[str]) -> int:
     """Parse the command line, predict, print."""
     options = _parser().parse_args(arguments)
+    model_folder(options.run)
     with ExitStack() as stack:
         source = _source(options)
         output = _open_output(options.output, stack)

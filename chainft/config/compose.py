@@ -97,7 +97,7 @@ def compose_draft(overrides: Sequence[str], *, config_dir: Path | None = None, c
             composition = hydra.compose(placed(hydra, flat + more))
     data = dict(composition.data)
     sweep = data.pop("sweep", {})
-    filled = _merge(kinds.defaults_of(RunConfig, data), data)
+    filled = merge(kinds.defaults_of(RunConfig, data), data)
     locate = _locator(parsed, composition, groups)
     gate.refuse_calls(filled, lambda key: locate(key) or key)
     return Draft(filled, sweep if isinstance(sweep, dict) else {"": sweep}, composition, tuple(overrides), locate)
@@ -182,11 +182,12 @@ def _node(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return node if isinstance(node, Mapping) else {}
 
 
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`top` laid over `base`, mapping by mapping."""
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 

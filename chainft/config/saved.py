@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chainft import registry
 from chainft.config import gate, kinds, rules
 from chainft.config.changes import check_changes
-from chainft.config.compose import Composed, load_run_config
+from chainft.config.compose import Composed, load_run_config, merge
 from chainft.config.document import read_yaml
 from chainft.config.hydra_edge import composer
 from chainft.config.interpolation import resolve
@@ -43,9 +44,10 @@ def compose_saved(folder: RunFolder, overrides: Sequence[str]) -> Composed:
                 where=override.input_line,
             )
         key, value = override.key_or_group, override.value()
-        gate.refuse_calls({key: value}, lambda _, word=override.input_line: word)
-        _set(data, key, value, word=override.input_line or key)
-    filled = _merge(kinds.defaults_of(RunConfig, data), data)
+        word = override.input_line or key
+        gate.refuse_calls({key: value}, partial(_always, word))
+        _set(data, key, value, word=word)
+    filled = merge(kinds.defaults_of(RunConfig, data), data)
     resolved = resolve(filled)
     return Composed(rules.parse_run(resolved), resolved, filled, tuple(overrides))
 
@@ -62,6 +64,10 @@ def existing_run(path: Path) -> RunFolder:
             help=did_you_mean(str(path), near) or "give the folder that 'chainft train' printed",
         )
     return folder
+
+
+def _always(word: str, key: str) -> str:
+    return word
 
 
 def _set(data: dict[str, Any], key: str, value: Any, *, word: str) -> None:
@@ -97,14 +103,6 @@ def _source_name(value: str, word: str) -> str:
             help=did_you_mean(value, known),
         )
     return value
-
-
-def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def _quoted(text: str) -> str:

@@ -130,7 +130,7 @@ class Engine:
     def _forward(self, rows: Sequence[Arrays], chosen: np.ndarray) -> Sequence[object]:
         batch = collate(rows, self.task, [int(i) for i in chosen]).to(self.model.device)
         was_training = self.model.training
-        self.model.eval()
+        self.model.train(False)
         try:
             with torch.inference_mode(), self.autocast():
                 result = self.task.infer(self.model, batch)

@@ -43,7 +43,7 @@ def predict(
 def make_engine(trained: Trained, *, batch_size: int, stretch: int | None = None) -> Engine:
     """An engine on the best device of this machine, in the arithmetic of the saved weights."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trained.model.to(device)
+    torch.nn.Module.to(trained.model, device)
     return Engine(trained.model, trained.task, batch_size, autocast=nullcontext, stretch=stretch)
 
 

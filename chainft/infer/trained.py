@@ -13,14 +13,13 @@ from transformers import PreTrainedModel
 from chainft import __version__
 from chainft.config.parse import dump, parse
 from chainft.config.run import ModelConfig, TaskConfig
-from chainft.errors import CheckpointError, ConfigError, ModelError
+from chainft.errors import CheckpointError
 from chainft.models.load import load_tokenizer, load_trained
 from chainft.registry import find
-from chainft.run_folder import write_json
+from chainft.run_folder import STATE_FILE, model_folder, write_json
 from chainft.tasks.base import Labels, Task
 
 FORMAT = 1
-STATE_FILE = "chainft.json"
 
 
 @dataclass(frozen=True)
@@ -51,34 +50,9 @@ def load_run(path: Path) -> Trained:
     """The model that a run trained. Raises ConfigError or ModelError for a folder that holds none."""
     folder = model_folder(path)
     task = load_task(folder)
-    return Trained(folder, task, load_trained(str(folder), task).eval())
-
-
-def model_folder(path: Path) -> Path:
-    """`path` or its `model/`, whichever holds a trained model."""
-    for folder in (path / "model", path):
-        if (folder / STATE_FILE).is_file():
-            return folder
-    if not path.is_dir():
-        raise ConfigError(
-            f"run folder {str(path)!r} does not exist",
-            slug="no-run",
-            where=str(path),
-            help="give the folder that 'chainft train' printed, such as runs/<date>_<time>_<task>",
-        )
-    if (path / "checkpoints").is_dir():
-        raise ModelError(
-            f"run {str(path)!r} has not finished: it has checkpoints but no model yet",
-            slug="unfinished-run",
-            where=str(path),
-            help=f"finish it by 'chainft train run={path} resume=true'",
-        )
-    raise ModelError(
-        f"{str(path)!r} holds no trained model ({STATE_FILE} is missing)",
-        slug="no-trained-model",
-        where=str(path),
-        help="give the folder of a finished run",
-    )
+    model = load_trained(str(folder), task)
+    model.train(False)
+    return Trained(folder, task, model)
 
 
 def load_task(folder: Path) -> Task:

@@ -16,6 +16,7 @@ from typing import Any
 
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError, SecurityError, did_you_mean
+from chainft.run_folder import STATE_FILE
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def locate(config: ModelConfig) -> Located:
                 slug="no-effect",
                 key="model.revision",
             )
-        if (folder / "model" / "chainft.json").is_file():
+        if (folder / "model" / STATE_FILE).is_file():
             folder = folder / "model"
         check_folder(folder, needs_weights=config.pretrained)
         return Located(str(folder))

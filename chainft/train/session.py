@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import Accelerator
 
 from chainft.config.compose import Composed
+from chainft.config.document import to_yaml
 from chainft.config.run import RunConfig
 from chainft.data.example import Split
 from chainft.errors import ChainftError, CheckpointError
@@ -98,9 +98,9 @@ class Session:
         return results
 
     def _write_config(self) -> None:
-        config = yaml.safe_dump(self.composed.unresolved, sort_keys=False, allow_unicode=True)
-        write_text(self.folder.config, config)
-        write_text(self.folder.overrides, yaml.safe_dump(list(self.composed.overrides), allow_unicode=True))
+        write_text(self.folder.config, to_yaml(self.composed.unresolved))
+        if not self.config.resume:
+            write_text(self.folder.overrides, to_yaml(list(self.composed.overrides)))
         write_json(self.folder.environment, environment_facts())
 
     def _write_data_facts(self, prepared: Prepared) -> None:
@@ -131,7 +131,7 @@ class Session:
         """The training, at its beginning or where its last whole checkpoint left it."""
         model = prepared.loaded.model
         if self.config.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         learner = Learner(
             model,
             prepared.task,

@@ -111,14 +111,13 @@ def _quoted(text: str) -> str:
 
 
 def for_split(composed: Composed, split: str) -> Composed:
-    """The same settings with only one split's files left, as `train`, where it has files of its own.
+    """The same settings with only one split's files left, where it has files of its own.
 
     The files of the other splits are not needed then, and may be gone.
     """
     data = composed.config.data
     if getattr(data, split) is None:
         return composed
-    limit = getattr(data, f"max_{split}_samples")
-    only: dict[str, Any] = {"train": getattr(data, split), "validation": None, "test": None}
-    alone = replace(data, **only, validation_fraction=0.0, test_fraction=0.0, max_train_samples=limit)
+    only: dict[str, Any] = {"train": None, "validation": None, "test": None, split: getattr(data, split)}
+    alone = replace(data, **only, validation_fraction=0.0, test_fraction=0.0)
     return replace(composed, config=replace(composed.config, data=alone))

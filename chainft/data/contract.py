@@ -2,20 +2,21 @@
 
 Malformed rows are found while reading and labels that only an evaluation split has by the task; here are the
 things that no single row shows: duplicates, leaks, conflicts, rare classes, odd characters, over-long examples.
-Works on any task through its fields.
+Works on any task through its fields; those about labels are in `contract_labels`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from chainft.data.card import label_counts
+from chainft.data.contract_labels import label_findings
 from chainft.data.example import Example, Finding, Split
 from chainft.data.load import Splits
 
@@ -23,34 +24,38 @@ if TYPE_CHECKING:
     from chainft.data.store import FeatureStore
     from chainft.tasks.base import Task
 
-RARE = 5
-"""A class with fewer training examples is hardly learned."""
-MAJORITY = 0.9
-"""A class with a larger share makes accuracy look good by itself."""
+FEW = 10
+"""Fewer training examples than this are hardly enough to learn anything."""
+LONG_WORD = 150
+"""Characters without a blank: no word of any language, but an address, a table or a picture as text."""
 
 Key = tuple[str, ...]
 
 _ODD = {
     "replacement-character": (re.compile("\ufffd"), "the replacement character U+FFFD: the text was decoded wrongly"),
     "mojibake": (
-        re.compile("Ã[\u0080-\u00bf]|Â[\u00a0-\u00bf]|â€[\u0080-\u2122]?"),
+        re.compile("Ã[\u0080-\u00bf]|Â[\u00a0-\u00bf]|â(€|\x80)[\u0080-\u2122]?"),
         "letters such as 'Ã©': UTF-8 that was read as Latin-1",
     ),
-    "control-character": (re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), "control characters"),
+    "control-character": (re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"), "control characters"),
     "zero-width": (re.compile("[\u200b\u2060\ufeff]"), "zero-width characters, which cut or join words unseen"),
 }
+_ODD_HELP = "mend the text, or check data.encoding"
+_LONG_WORD = re.compile(rf"\S{{{LONG_WORD + 1}}}")
 
 
 def check_contract(splits: Splits, task: Task, *, stores: Mapping[Split, FeatureStore] | None = None) -> list[Finding]:
     """All findings, errors first. `stores` (the tokenised splits) allow those about lengths."""
     findings = [
         *task.contract(splits.examples),
-        *_labels(splits.examples, task),
+        *label_findings(splits.examples, task),
+        *_few(splits.examples),
         *_empty(splits.examples, task),
         *_duplicates(splits.examples, task),
         *_leaks(splits.examples, task),
         *_conflicts(splits.examples, task),
         *_odd_characters(splits.examples, task),
+        *_long_words(splits.examples, task),
         *_long(splits.examples, stores or {}, task),
         *_rejected(splits),
     ]
@@ -59,58 +64,6 @@ def check_contract(splits: Splits, task: Task, *, stores: Mapping[Split, Feature
 
 
 Examples = Mapping[Split, Sequence[Example]]
-
-
-def _labels(examples: Examples, task: Task) -> Iterator[Finding]:
-    counts = {split: label_counts(task, rows) for split, rows in examples.items()}
-    train = counts["train"]
-    if not train:
-        return
-    yield from _variants(train)
-    for split, found in counts.items():
-        missing = sorted(label for label in train if label not in found)
-        if split != "train" and missing:
-            yield Finding(
-                "label-not-in-split",
-                "info",
-                f"{split} has no example of {_some(missing)}: nothing will be known about {_them(missing)} there",
-                count=len(missing),
-            )
-    rare = sorted(label for label, count in train.items() if count < RARE)
-    if rare:
-        yield Finding(
-            "rare-label",
-            "warning",
-            f"labels with fewer than {RARE} training examples: {_some([f'{name} ({train[name]})' for name in rare])}",
-            count=len(rare),
-            help="add examples, or join rare labels",
-        )
-    label, most = train.most_common(1)[0]
-    if _has_one_label(task) and len(train) > 1 and most / train.total() > MAJORITY:
-        yield Finding(
-            "majority-label",
-            "warning",
-            f"{most / train.total():.0%} of the training examples are {label!r}: always saying so has that accuracy",
-            help="read f1_macro rather than accuracy, or set task.class_weights=balanced",
-        )
-    if _has_one_label(task) and len(train) == 1:
-        yield Finding("one-label", "error", f"every training example has the same label {label!r}: nothing to learn")
-
-
-def _variants(train: Counter[str]) -> Iterator[Finding]:
-    """Labels that differ in case or blanks only."""
-    same: dict[str, list[str]] = defaultdict(list)
-    for label in sorted(train):
-        same[" ".join(label.casefold().split())].append(label)
-    for variants in same.values():
-        if len(variants) > 1:
-            told = ", ".join(f"{name!r} ({train[name]} times)" for name in variants)
-            yield Finding(
-                "label-variants",
-                "warning",
-                f"labels that differ only in case or blanks: {told}",
-                help=f"write them all as {max(variants, key=lambda name: train[name])!r}",
-            )
 
 
 def _empty(examples: Examples, task: Task) -> Iterator[Finding]:
@@ -186,22 +139,57 @@ def _conflicts(examples: Examples, task: Task) -> Iterator[Finding]:
 
 def _odd_characters(examples: Examples, task: Task) -> Iterator[Finding]:
     for slug, (pattern, words) in _ODD.items():
-        for split, rows in examples.items():
-            odd = [row for row in rows if any(pattern.search(part) for part in _input(task, row))]
-            if odd:
-                yield Finding(
-                    slug,
-                    "warning",
-                    f"{split}: {_count(odd, 'example')} with {words}",
-                    odd[0].where(),
-                    "mend the text, or check data.encoding",
-                    len(odd),
-                )
+        yield from _matching(pattern, examples, task, slug=slug, severity="warning", words=words, help=_ODD_HELP)
+
+
+def _long_words(examples: Examples, task: Task) -> Iterator[Finding]:
+    words = f"words of more than {LONG_WORD} characters, which become many tokens"
+    help = "shorten or remove them if they mean nothing to the task"
+    yield from _matching(_LONG_WORD, examples, task, slug="long-word", severity="info", words=words, help=help)
+
+
+def _matching(
+    pattern: re.Pattern[str],
+    examples: Examples,
+    task: Task,
+    *,
+    slug: str,
+    severity: Literal["warning", "info"],
+    words: str,
+    help: str,
+) -> Iterator[Finding]:
+    """A finding for each split with inputs in which the pattern is found; of words, at the line of the first."""
+    for split, rows in examples.items():
+        odd = [row for row in rows if any(pattern.search(part) for part in _input(task, row))]
+        if odd:
+            message = f"{split}: {_count(odd, 'example')} with {words}"
+            yield Finding(slug, severity, message, _place(pattern, odd[0]), help, len(odd))
+
+
+def _place(pattern: re.Pattern[str], row: Example) -> str:
+    if row.lines is not None:
+        for value in row.values.values():
+            item = next((number for number, word in enumerate(value) if pattern.search(word)), None)
+            if item is not None and isinstance(value, list):
+                return row.where(item)
+    return row.where()
+
+
+def _few(examples: Examples) -> Iterator[Finding]:
+    train = examples["train"]
+    if len(train) < FEW:
+        message = f"train: only {_count(train, 'example')}"
+        yield Finding("few-examples", "warning", message, train[0].where(), "add examples, or check the file")
 
 
 def _long(examples: Examples, stores: Mapping[Split, FeatureStore], task: Task) -> Iterator[Finding]:
     for split, store in stores.items():
         windows = np.diff(store.first_of)
+        empty = np.flatnonzero(windows == 0)
+        if len(empty):
+            message = f"{split}: {_count(empty, 'example')} without a token, from which nothing is learned"
+            where = examples[split][int(empty[0])].where()
+            yield Finding("no-tokens", "warning", message, where, "remove them", len(empty))
         long = np.flatnonzero(windows > 1)
         if len(long):
             yield Finding(
@@ -226,10 +214,6 @@ def _rejected(splits: Splits) -> Iterator[Finding]:
         )
 
 
-def _has_one_label(task: Task) -> bool:
-    return any(field.gold and field.kind == "label" for field in task.fields)
-
-
 def _input(task: Task, row: Example) -> Key:
     """The values that are given, not asked for, as texts."""
     return tuple(_text(row.values.get(field.name)) for field in task.fields if not field.gold)
@@ -246,7 +230,7 @@ def _text(value: Any) -> str:
 
 
 def _folded(key: Key) -> Key:
-    return tuple(" ".join(part.casefold().split()) for part in key)
+    return tuple(" ".join(unicodedata.normalize("NFKC", part).casefold().split()) for part in key)
 
 
 def _first_places(rows: Sequence[Example], key_of: Callable[[Example], Key]) -> dict[Key, Example]:
@@ -258,12 +242,3 @@ def _first_places(rows: Sequence[Example], key_of: Callable[[Example], Key]) -> 
 
 def _count(items: Any, noun: str) -> str:
     return f"{len(items)} {noun}" if len(items) == 1 else f"{len(items)} {noun}s"
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _them(names: Sequence[str]) -> str:
-    return "it" if len(names) == 1 else "them"

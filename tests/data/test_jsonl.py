@@ -83,14 +83,14 @@ def test_blank_lines_compression_and_marks_do_not_matter(write: Any) -> None:
         assert lines(path) == [1, 4]
 
 
-def test_a_list_inside_of_a_document_is_named_behind_a_hash(write: Any) -> None:
+def test_a_list_inside_of_a_document_is_named_behind_colons(write: Any) -> None:
     path = write(
         json.dumps({"train": [["hi", "greeting"], ["bye", "parting"]], "deep": {"rows": [{"a": 1}]}}), "d.json"
     )
-    assert values(f"{path}#train") == [{"0": "hi", "1": "greeting"}, {"0": "bye", "1": "parting"}]
-    assert values(f"{path}#deep.rows") == [{"a": 1}]
+    assert values(f"{path}::train") == [{"0": "hi", "1": "greeting"}, {"0": "bye", "1": "parting"}]
+    assert values(f"{path}::deep.rows") == [{"a": 1}]
     with pytest.raises(DataError, match="no list 'trian'") as caught:
-        read(f"{path}#trian")
+        read(f"{path}::trian")
     assert "did you mean 'train'" in caught.value.render()
 
 

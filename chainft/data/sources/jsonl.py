@@ -20,7 +20,7 @@ from chainft.errors import DataError, Problem, did_you_mean
 class JsonlConfig(DataConfig):
     """Objects whose keys are the columns; a value inside of another has a dotted name, as in `meta.topic`.
 
-    `file.json#part` (or `#a.b`) names a list inside of a `.json` file. Lists as rows have the columns 0, 1, ...
+    `file.json::part` (or `::a.b`) names a list inside of a `.json` file. Lists as rows have the columns 0, 1, ...
     """
 
 
@@ -142,13 +142,13 @@ def _no_part(value: Any, name: str, part: str) -> DataError:
         f"there is no list {part!r} in {name!r}" + (f"; there are: {', '.join(there)}" if there else ""),
         slug="no-list",
         where=name,
-        help=did_you_mean(part.rpartition(".")[2], there) or "write file.json#key, with the key of a list of rows",
+        help=did_you_mean(part.rpartition(".")[2], there) or "write file.json::key, with the key of a list of rows",
     )
 
 
 def _name_and_part(file: str) -> tuple[str, str | None]:
-    """`data.json#train.rows` -> (`data.json`, `train.rows`), unless a file has just that name."""
-    name, mark, part = file.rpartition("#")
+    """`data.json::train.rows` -> (`data.json`, `train.rows`), unless a file has just that name."""
+    name, mark, part = file.rpartition("::")
     if not mark or suffix_of(name) != ".json" or Path(file).exists():
         return file, None
     return name, part

@@ -103,6 +103,14 @@ def test_evaluate_repeats_the_scores_of_training(chainft: Chainft, whole: Path) 
     assert found == pytest.approx(expected)
 
 
+def test_evaluate_draws_the_same_examples_as_training(chainft: Chainft, words: list[str], tmp_path: Path) -> None:
+    succeed(chainft("train", *words, "run=run", "data.max_test_samples=4", "train.max_steps=6"))
+    expected = trace(tmp_path / "run")[2]["after"]["values"]
+    found = json.loads(succeed(chainft("evaluate", "run", "--json")).stdout)
+    assert found["examples"] == 4
+    assert found["values"] == pytest.approx(expected)
+
+
 def test_the_same_seed_gives_the_same_run(chainft: Chainft, words: list[str], whole: Path, tmp_path: Path) -> None:
     """fault 32"""
     succeed(chainft("train", *words, "run=same", env={"PYTHONHASHSEED": "7"}))

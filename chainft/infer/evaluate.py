@@ -30,13 +30,17 @@ class Evaluated:
 def evaluate_run(
     run: Path, config: RunConfig, split: Split, *, progress: Callable[[str, int, int], None] | None = None
 ) -> Evaluated:
-    """Score the model of `run` on `split` of the data that `config` names, or on its train where that is all it names.
-
-    Raises DataError for labels that the model never saw.
-    """
+    """Score the model of `run` on `split` of the data that `config` names. Raises DataError for labels it never saw."""
     trained = load_run(run)
     splits = load_splits(config.data, trained.task, trains=False)
-    examples: Sequence[Example] = splits.examples.get(split, ()) or splits.examples["train"]
+    examples = splits.examples.get(split, ())
+    if not examples:
+        raise DataError(
+            f"the data have no {split} examples",
+            slug="no-examples",
+            key=f"data.{split}",
+            help=f"name a file by data.{split}=FILE, or choose another --split",
+        )
     check_labels(trained.task, examples, split)
     store = open_store(
         examples,

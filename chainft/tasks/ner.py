@@ -24,13 +24,14 @@ from chainft.text.align import SubWords, encode_text, encode_words, needs_spaces
 from chainft.text.frame import find_frame
 from chainft.text.inputs import checked_text, take, text_example
 from chainft.text.labels import weights_of
-from chainft.text.schemes import OUTSIDE, Detected, spans_of
+from chainft.text.schemes import Detected, spans_of
 from chainft.text.tagged import (
     check_scheme,
     check_sentence,
     check_words,
     detect_scheme,
     entities_of,
+    fill_unseen,
     iob2,
     joined,
     learn_tags,
@@ -178,11 +179,13 @@ class Ner(Task):
 
     def decode(self, example: Example, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
         text, words, places = self._words(example, windows)
-        tags, probabilities = [OUTSIDE] * len(words), [1.0] * len(words)
+        found: list[str | None] = [None] * len(words)
+        probabilities: list[float | None] = [None] * len(words)
         for window, (ids, values) in zip(windows, raw, strict=True):
             owned = window["word_ids"][window["word_ids"] >= 0]
             for word, tag, value in zip(owned.tolist(), ids.tolist(), values.tolist(), strict=True):
-                tags[word], probabilities[word] = self.labels.names[tag], value
+                found[word], probabilities[word] = self.labels.names[tag], value
+        tags = fill_unseen(found)
         return {
             "text": text,
             "entities": entities_of(tags, probabilities, text, places),

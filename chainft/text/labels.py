@@ -46,14 +46,14 @@ def weights_of(
 ) -> np.ndarray | None:
     """(C,) float32 weight of each class, or None for equal ones. Raises ConfigError for a name that is no label.
 
-    `balanced` gives a class with n of N training targets the weight N / (C * n), as scikit-learn does, so that each
-    class has the same share in the loss; a class that training never has keeps 1. A mapping weighs what it names.
+    `balanced` gives a class with n of N training targets the weight N / (K * n), as scikit-learn does, so that each
+    of the K classes that training has gets the same share in the loss; a class that it never has keeps 1. A mapping weighs what it names.
     """
     if weights is None:
         return None
     if isinstance(weights, str):
-        total = sum(counts.get(name, 0) for name in names)
-        balanced = [total / (len(names) * counts[name]) if counts.get(name) else 1.0 for name in names]
+        total, kinds = sum(counts.get(name, 0) for name in names), sum(1 for name in names if counts.get(name))
+        balanced = [total / (kinds * counts[name]) if counts.get(name) else 1.0 for name in names]
         return np.array(balanced, np.float32)
     unknown = [name for name in weights if name not in names]
     if unknown:
@@ -66,13 +66,13 @@ def _unseen(census: Mapping[Split, Census], split: Split, known: list[str], what
     for label in sorted(set(here.counts) - set(known)):
         times = "once" if here.counts[label] == 1 else f"{here.counts[label]} times"
         listed = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
-        hint = did_you_mean(label, known) or f"train has {listed or 'no labels'}"
+        hint = did_you_mean(label, known) or f"train has {listed or 'no labels'}."
         yield Problem(
             "unseen-label",
             f"{what} {label!r} is in {split} ({times}) but not in train",
             where=here.first[label],
             key="data.unseen_labels",
-            help=f"{hint}; if it is right, set data.unseen_labels=allow (it counts as a class that is never learned)",
+            help=f"{hint} If it is right, set data.unseen_labels=allow (it counts as a class that is never learned)",
         )
 
 

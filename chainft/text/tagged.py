@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -65,8 +66,9 @@ def illegal_tags(example: Example, scheme: Scheme) -> Iterator[Problem]:
 
 
 def detect_scheme(splits: Examples) -> Detected:
-    """The scheme of all splits together."""
-    return detect(example.values["tags"] for examples in splits.values() for example in examples)
+    """The scheme of train (of all splits where there is no train): the other splits are held against it."""
+    chosen = [splits["train"]] if splits.get("train") else splits.values()
+    return detect(example.values["tags"] for examples in chosen for example in examples)
 
 
 def check_scheme(splits: Examples, detected: Detected) -> None:
@@ -100,31 +102,33 @@ def iob2(example: Example) -> list[str]:
 
 
 def learn_tags(splits: Examples, *, unseen: Literal["error", "allow"]) -> Labels:
-    """The IOB2 tags of train: O, then by type, B- before I-. Raises DataError for those that only other splits have."""
-    found = census(splits)
-    names = label_set(found, unseen=unseen, what="tag")
-    counts = {"train": Census(), **found}["train"].counts
-    counts[OUTSIDE] = sum(tag == OUTSIDE for example in splits.get("train", ()) for tag in example.values["tags"])
-    return Labels((OUTSIDE, *sorted(names, key=tag_order)), dict(counts))
+    """The IOB2 tags of train: O, then by type, B- before I-. Raises DataError for types that only other splits have.
+
+    Every type has both tags, whether or not train has an entity of one word or of several: which of them it happens
+    to have says nothing about the type.
+    """
+    types = label_set(census(splits), unseen=unseen, what="entity type")
+    names = (OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
+    counts = Counter(tag for example in splits.get("train", ()) for tag in iob2(example))
+    return Labels(names, {name: counts[name] for name in names})
 
 
 def census(splits: Examples) -> dict[Split, Census]:
-    """The IOB2 tags of each split but O, with their number and first place."""
+    """The entity types of each split, with the number of their entities and the first place."""
     found: dict[Split, Census] = {}
     for split, examples in splits.items():
         found[split] = Census()
         for example in examples:
-            for index, tag in enumerate(iob2(example)):
-                if tag != OUTSIDE:
-                    found[split].add(tag, example.where(index))
+            for span in spans_of(example.values["tags"]):
+                found[split].add(span.type, example.where(span.start))
     return found
 
 
 def split_findings(splits: Examples) -> Iterator[Finding]:
-    """Splits without any entity, and tags that will never be learned (`data.unseen_labels: allow`)."""
+    """Splits without any entity, and types that will never be learned (`data.unseen_labels: allow`)."""
     found = census(splits)
-    for split, tags in found.items():
-        if splits[split] and not tags.counts:
+    for split, types in found.items():
+        if splits[split] and not types.counts:
             yield Finding(
                 "no-entities",
                 "error" if split == "train" else "warning",
@@ -132,14 +136,34 @@ def split_findings(splits: Examples) -> Iterator[Finding]:
                 splits[split][0].where(),
                 "check data.columns.tags, and that the file is the right one",
             )
-        for tag in sorted(tags.counts.keys() - found["train"].counts.keys()) if "train" in found else ():
+        for kind in sorted(types.counts.keys() - found["train"].counts.keys()) if "train" in found else ():
             yield Finding(
                 "unseen-label",
                 "warning",
-                f"{split} has the tag {tag!r} ({tags.counts[tag]} times), which train does not have: all are missed",
-                tags.first[tag],
-                count=tags.counts[tag],
+                f"{split} has {types.counts[kind]} entities of type {kind!r}, which train does not have: all are missed",
+                types.first[kind],
+                count=types.counts[kind],
             )
+
+
+def fill_unseen(tags: Sequence[str | None]) -> list[str]:
+    """Tag the words that the model cannot see (None): O, or I- where the entity before them goes on after them.
+
+    >>> fill_unseen(["B-PER", None, "I-PER", None])
+    ['B-PER', 'I-PER', 'I-PER', 'O']
+    """
+    filled: list[str] = []
+    waiting = 0
+    before = OUTSIDE
+    for tag in tags:
+        filled.append(tag or OUTSIDE)
+        if tag is None:
+            waiting += 1
+            continue
+        if waiting and tag.startswith("I-") and before[2:] == tag[2:]:
+            filled[-1 - waiting : -1] = [tag] * waiting
+        waiting, before = 0, tag
+    return filled
 
 
 def scheme_finding(detected: Detected) -> Finding:
@@ -149,11 +173,6 @@ def scheme_finding(detected: Detected) -> Finding:
         told += "; entities of one type that touch count as one, since nothing tells them apart"
         return Finding("tag-scheme", "warning", told, help="tag the first word of each entity with B-")
     return Finding("tag-scheme", "info", told + ("" if detected.scheme == "iob2" else "; the model learns iob2"))
-
-
-def tag_order(tag: str) -> tuple[str, str]:
-    """Sorts by type, B- before I-."""
-    return tag[2:], tag[:2]
 
 
 def joined(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
@@ -170,17 +189,18 @@ def joined(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 
 
 def entities_of(
-    tags: Sequence[str], probabilities: Sequence[float], text: str, places: Places
+    tags: Sequence[str], probabilities: Sequence[float | None], text: str, places: Places
 ) -> list[dict[str, str | int | float]]:
     """The entities that predicted tags make, with their places in `text`.
 
     Grouped as `transformers.pipeline(aggregation_strategy="first")` does: B- starts one, and I- of a type goes on
-    with that type or else starts one too. The score is the mean over the entity's words.
+    with that type or else starts one too. The score is the mean over the entity's words that the model sees (probability not None).
     """
     entities: list[dict[str, str | int | float]] = []
     for span in spans_of(tags):
         start, end = places[span.start][0], places[span.end - 1][1]
-        score = sum(probabilities[span.start : span.end]) / (span.end - span.start)
+        seen = [value for value in probabilities[span.start : span.end] if value is not None]
+        score = sum(seen) / len(seen)
         entities.append({"type": span.type, "text": text[start:end], "start": start, "end": end, "score": score})
     return entities
 

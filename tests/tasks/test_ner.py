@@ -75,8 +75,8 @@ def predicted(task: Ner, model: PreTrainedModel, example: Example) -> Prediction
 
 def test_labels_are_o_then_types_with_b_before_i() -> None:
     task = learned({"train": [row("a b c d", "B-PER I-PER I-PER B-LOC")]})
-    assert task.labels.names == ("O", "B-LOC", "B-PER", "I-PER")
-    assert task.labels.counts == {"O": 0, "B-LOC": 1, "B-PER": 1, "I-PER": 2}
+    assert task.labels.names == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    assert task.labels.counts == {"O": 0, "B-LOC": 1, "I-LOC": 0, "B-PER": 1, "I-PER": 2}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_labels_are_o_then_types_with_b_before_i() -> None:
 def test_every_scheme_is_learned_as_iob2(tags: str) -> None:
     task = learned({"train": [row("a b c d", tags)]})
     assert task.gold(row("a b c d", tags)) == ["B-PER", "I-PER", "O", "B-LOC"]
-    assert task.labels.names == ("O", "B-LOC", "B-PER", "I-PER")
+    assert task.labels.names == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
 
 
 def test_illegal_tag_is_refused_with_its_line_and_an_offer() -> None:
@@ -134,17 +134,41 @@ def test_tag_that_only_another_split_has_is_refused() -> None:
         learned(data)
     problem = caught.value.problems[0]
     assert problem.where == "test.conll:5"
-    assert "'B-PERS'" in problem.message
+    assert "'PERS'" in problem.message
     assert "test" in problem.message
     assert "once" in problem.message
-    assert "'B-PER'" in str(problem.help)
+    assert "'PER'" in str(problem.help)
+
+
+def test_longer_entity_of_a_known_type_is_no_unseen_label() -> None:
+    """Train happens to have persons of one word only; a split with one of two words is sound all the same."""
+    task = learned({"train": [row("a b", "B-PER O")], "test": [row("a b", "B-PER I-PER")]})
+    assert task.labels.names == ("O", "B-PER", "I-PER")
+
+
+def test_scheme_is_that_of_train_however_large_the_other_splits() -> None:
+    data: Data = {"train": [row("a b", "B-PER I-PER")], "test": [row("a", "I-PER", file="test.conll")] * 9}
+    with pytest.raises(DataError) as caught:
+        learned(data)
+    assert all("test.conll" in str(one.where) for one in caught.value.problems[:9])
+
+
+def test_word_that_the_model_cannot_see_does_not_cut_an_entity(tiny_encoder: Path) -> None:
+    """fault 12: a zero-width space between two words of a name belongs to the name."""
+    sentence = row("anna \u200b ben", "B-PER I-PER I-PER")
+    task = learned({"train": [sentence]})
+    task.prepare(AutoTokenizer.from_pretrained(tiny_encoder), max_length=16)
+    raw = [(np.array([1, 2]), np.array([0.5, 1.0]))]
+    answer = task.decode(sentence, task.encode(sentence), raw)
+    assert answer["tags"] == ["B-PER", "I-PER", "I-PER"]
+    assert [entity["score"] for entity in answer["entities"]] == [0.75]
 
 
 def test_unseen_tag_joins_the_labels_where_allowed() -> None:
     data: Data = {"train": [row("a b", "B-PER O")], "test": [row("a", "B-LOC")]}
     task = Ner(NerConfig())
     task.learn_labels(data, unseen="allow")
-    assert task.labels.names == ("O", "B-LOC", "B-PER")
+    assert task.labels.names == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
     assert "unseen-label" in [finding.slug for finding in task.contract(data)]
 
 

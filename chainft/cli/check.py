@@ -55,21 +55,26 @@ def examine(config: RunConfig, *, tokenised: bool) -> tuple[dict[str, Any], list
     splits = load_splits(config.data, task)
     stores: Mapping[Split, FeatureStore] = {}
     found = _label_errors(config, task, splits)
+    told = {finding.slug for finding in found}
     if tokenised and not found:
         stores, notes = _tokenise(config, task, splits)
         found += notes
-    found += check_contract(splits, task, stores=stores)
+    found += [finding for finding in check_contract(splits, task, stores=stores) if finding.slug not in told]
     found.sort(key=lambda finding: ("error", "warning", "info").index(finding.severity))
     return data_card(splits, task, found, stores), found
 
 
 def _label_errors(config: RunConfig, task: Task, splits: Splits) -> list[Finding]:
-    """What `learn_labels` refuses, as findings, so that everything else is told beside it."""
+    """What `learn_labels` refuses, as findings, so that everything else is told beside it.
+
+    The task then has all labels, as if `data.unseen_labels` were `allow`. Raises DataError where even that fails.
+    """
     from chainft.data.example import Finding
 
     try:
         task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
     except DataError as error:
+        task.learn_labels(splits.examples, unseen="allow")
         return [Finding(one.slug, "error", one.message, one.where, one.help) for one in error.problems]
     return []
 

@@ -26,7 +26,7 @@ class Batch:
     inputs: dict[str, Tensor]
     """What the model's forward receives: (B, L) each, with `attention_mask`."""
     targets: dict[str, Tensor]
-    """The other columns: (B, L), or (B, fixed) where a column is not per token."""
+    """The other columns: (B, length of its axis), or (B, fixed) for a column without axis."""
     features: tuple[int, ...]
     """Which feature each row is."""
     lengths: Tensor
@@ -48,17 +48,21 @@ class Batch:
 
 
 def collate(rows: Sequence[Arrays], task: Task, features: Sequence[int]) -> Batch:
-    """Pad `rows` on the right to the longest of them."""
-    lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
-    longest = int(lengths.max())
-    mask = np.arange(longest)[None, :] < lengths[:, None]
-    inputs: dict[str, Tensor] = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
+    """Pad `rows` on the right, each axis to the longest of the batch; `attention_mask` is that of `input_ids`."""
+    masks: dict[str, np.ndarray] = {}
+    inputs: dict[str, Tensor] = {}
     targets: dict[str, Tensor] = {}
     for name, column in task.features.items():
-        if name in rows[0]:
-            place = inputs if column.model_input else targets
-            place[name] = _stack([row[name] for row in rows], column, mask, task.pad_token_id)
-    return Batch(inputs, targets, tuple(features), torch.from_numpy(lengths))
+        if name not in rows[0]:
+            continue
+        arrays = [row[name] for row in rows]
+        if column.axis is not None and column.axis not in masks:
+            masks[column.axis] = _mask(arrays)
+        mask = masks[column.axis] if column.axis is not None else None
+        (inputs if column.model_input else targets)[name] = _stack(arrays, column, mask, task.pad_token_id)
+    tokens = masks["tokens"]
+    inputs["attention_mask"] = torch.from_numpy(tokens.astype(np.int64))
+    return Batch(inputs, targets, tuple(features), torch.from_numpy(tokens.sum(axis=1)))
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -109,9 +113,16 @@ def _starts(sizes: Sequence[int], end: int, max_rows: int, max_tokens: int | Non
         yield start
 
 
-def _stack(arrays: Sequence[np.ndarray], column: Column, mask: np.ndarray, pad_token_id: int) -> Tensor:
+def _mask(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """(B, L) where there is an entry, L the longest."""
+    lengths = np.array([len(array) for array in arrays])
+    mask: np.ndarray = np.arange(lengths.max())[None, :] < lengths[:, None]
+    return mask
+
+
+def _stack(arrays: Sequence[np.ndarray], column: Column, mask: np.ndarray | None, pad_token_id: int) -> Tensor:
     dtype = np.float32 if column.dtype == "float32" else np.int64
-    if not column.per_token:
+    if mask is None:
         return torch.from_numpy(np.stack(arrays).astype(dtype))
     padded = np.full(mask.shape, pad_token_id if column.pad == "pad_token" else column.pad, dtype=dtype)
     padded[mask] = np.concatenate(arrays)

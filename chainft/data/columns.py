@@ -175,13 +175,18 @@ def _names_of(value: Any) -> list[str] | None:
     return [str(one) for one in value]
 
 
-_CONVERT = {"text": _text, "texts": _texts, "label": _label, "labels": _labels, "tags": _tags}
+def _value(value: Any, separator: str | None) -> Any:
+    return value
+
+
+_CONVERT = {"text": _text, "texts": _texts, "label": _label, "labels": _labels, "tags": _tags, "value": _value}
 _WANTED = {
     "text": "text",
     "texts": "a list of words",
     "label": "a label",
     "labels": "a list of labels",
     "tags": "a list of tags",
+    "value": "a value",
 }
 
 

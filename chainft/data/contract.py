@@ -7,6 +7,7 @@ Works on any task through its fields; those about labels are in `contract_labels
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import defaultdict
@@ -226,7 +227,9 @@ def _gold(task: Task, row: Example) -> Key:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else " ".join(value)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return " ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _folded(key: Key) -> Key:

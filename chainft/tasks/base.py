@@ -42,8 +42,9 @@ class Field:
     """A value that the task reads from each example."""
 
     name: str
-    kind: Literal["text", "texts", "label", "labels", "tags"]
-    """text: str · texts: list of str (words) · label: str · labels: list of str · tags: list of str, one a word."""
+    kind: Literal["text", "texts", "label", "labels", "tags", "value"]
+    """text: str · texts: list of str (words) · label: str · labels: list of str · tags: list of str, one a word ·
+    value: anything JSON can hold, checked by the task (answers with their places, relations, ...)."""
     required: bool = True
     aliases: tuple[str, ...] = ()
     """Column names that are tried, in this order, after `name` when the config maps none."""
@@ -58,8 +59,10 @@ class Column:
     pad: int | Literal["pad_token"]
     """Value in padded places; `pad_token`: the tokenizer's."""
     dtype: Literal["int32", "float32"] = "int32"
-    per_token: bool = True
-    """One entry a token (padded to the batch's longest), or the same number of entries in every feature."""
+    axis: str | None = "tokens"
+    """What its entries count: columns of one axis have the same length in a feature and are padded together, to the
+    longest of the batch. `tokens` is the axis of `input_ids`; a decoder's input and labels have one of their own.
+    None: the same number of entries in every feature, never padded."""
     model_input: bool = False
     """Passed to the model's forward under this name; otherwise only `loss` and `raw` see it."""
 
@@ -118,8 +121,9 @@ class Mistake:
 class Metric(ABC):
     """Counts over (gold, predicted) pairs in constant memory; a plug-in of kind `metric`."""
 
-    family: ClassVar[Literal["tags", "label", "labels", "text"]]
-    """What `update` receives: lists of tags, one label, a list of labels, or a string."""
+    family: ClassVar[str]
+    """What `update` receives: `tags` (a list of tags), `label` (one), `labels` (a list), `text` (a string), or the name
+    of a form that a plug-in's task and metric agree on."""
 
     @abstractmethod
     def update(self, gold: Any, predicted: Any) -> None:

@@ -34,7 +34,7 @@ DEFAULT_THRESHOLD = 0.5
 _FEATURES: Mapping[str, Column] = {
     "input_ids": Column(pad="pad_token", model_input=True),
     "token_type_ids": Column(pad=0, model_input=True),
-    "window_weight": Column(pad=0, dtype="float32", per_token=False),
+    "window_weight": Column(pad=0, dtype="float32", axis=None),
 }
 
 
@@ -170,7 +170,7 @@ class SingleLabel(Classify):
         classes.TEXT_PAIR,
         Field("label", "label", aliases=("category", "intent", "class", "target"), gold=True),
     )
-    features: ClassVar[Mapping[str, Column]] = {**_FEATURES, "labels": Column(pad=-100, per_token=False)}
+    features: ClassVar[Mapping[str, Column]] = {**_FEATURES, "labels": Column(pad=-100, axis=None)}
     main_metric: ClassVar[str] = "f1_macro"
     metric_family: ClassVar[str] = "label"
     default_metric: ClassVar[str] = "classification"
@@ -239,7 +239,7 @@ class MultiLabel(Classify):
     )
     features: ClassVar[Mapping[str, Column]] = {
         **_FEATURES,
-        "labels": Column(pad=0, dtype="float32", per_token=False),
+        "labels": Column(pad=0, dtype="float32", axis=None),
     }
     main_metric: ClassVar[str] = "f1_micro"
     metric_family: ClassVar[str] = "labels"

@@ -65,8 +65,8 @@ class Generate(Task):
     features: ClassVar[Mapping[str, Column]] = {
         "input_ids": Column(pad="pad_token", model_input=True),
         "labels": Column(pad=-100),
-        "prompt_length": Column(pad=0, per_token=False),
-        "tokens_cut": Column(pad=0, per_token=False),
+        "prompt_length": Column(pad=0, axis=None),
+        "tokens_cut": Column(pad=0, axis=None),
     }
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     main_metric: ClassVar[str] = "chrf"

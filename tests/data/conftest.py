@@ -39,7 +39,7 @@ class WordTask(Task):
     fields = (Field("text", "text", aliases=("sentence",)), Field("label", "label", aliases=("class",), gold=True))
     features = {  # noqa: RUF012
         "input_ids": Column(pad="pad_token", model_input=True),
-        "labels": Column(pad=-100, per_token=False),
+        "labels": Column(pad=-100, axis=None),
     }
     auto_class = "AutoModel"
     main_metric = "accuracy"

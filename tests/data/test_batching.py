@@ -18,7 +18,7 @@ TASK: Any = SimpleNamespace(
     features={
         "input_ids": Column(pad="pad_token", model_input=True),
         "labels": Column(pad=-100),
-        "weights": Column(pad=0, dtype="float32", per_token=False),
+        "weights": Column(pad=0, dtype="float32", axis=None),
     },
 )
 
@@ -39,6 +39,22 @@ def test_collate_pads_on_the_right_and_masks() -> None:
     assert batch.targets["weights"].tolist() == [[0.5, 1.5], [0.5, 1.5]]
     assert batch.features == (5, 9)
     assert batch.has_targets
+
+
+def test_each_axis_is_padded_to_its_own_longest() -> None:
+    """As the two sides of an encoder-decoder need."""
+    features = {
+        "input_ids": Column(pad="pad_token", model_input=True),
+        "labels": Column(pad=-100, axis="response"),
+        "decoder_input_ids": Column(pad=7, axis="response", model_input=True),
+    }
+    task: Any = SimpleNamespace(pad_token_id=7, features=features)
+    first = {"input_ids": np.array([1, 2, 3]), "labels": np.array([4]), "decoder_input_ids": np.array([2])}
+    other = {"input_ids": np.array([1]), "labels": np.array([5, 6]), "decoder_input_ids": np.array([2, 5])}
+    batch = collate([first, other], task, [0, 1])
+    assert batch.targets["labels"].tolist() == [[4, -100], [5, 6]]
+    assert batch.inputs["decoder_input_ids"].tolist() == [[2, 7], [2, 5]]
+    assert batch.inputs["input_ids"].tolist() == [[1, 2, 3], [1, 7, 7]]
 
 
 def test_a_batch_without_gold_has_no_targets() -> None:

@@ -32,6 +32,18 @@ TAB_WORDS = {"tab": "\t", "\\t": "\t"}
 """How a tab is written on a command line, where a real one is hard to type."""
 
 _PACKAGE = "pkg://"
+_FORMATS = {
+    b"PAR1": ("a parquet file", "read it by data=parquet"),
+    b"\x1f\x8b": ("compressed by gzip", "give it a name that ends in .gz"),
+    b"PK\x03\x04": ("a zip archive", "unpack it and name the files in it"),
+    b"BZh": ("compressed by bzip2", "unpack it, or compress it by gzip"),
+    b"\xfd7zXZ": ("compressed by xz", "unpack it, or compress it by gzip"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "unpack it, or compress it by gzip"),
+    b"7z\xbc\xaf": ("a 7z archive", "unpack it and name the files in it"),
+}
+"""What a file is that begins with these bytes, and what to do."""
+_TAR = (b"ustar", 257)
+"""The mark of a tar archive, and where it stands."""
 _MARKS = {  # The longer first: the mark of UTF-16 begins that of UTF-32.
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -221,12 +233,22 @@ def _byte_lines(data: BinaryIO, file: str, codec: str, key: str | None) -> Itera
     while raw := data.readline(MAX_LINE_BYTES + 1):
         number += 1
         if number == 1:
+            _check_format(raw, file, key)
             offset = _check_mark(raw, file, codec, key)
         if len(raw) > MAX_LINE_BYTES:
             raise _too_long(file, number, key)
         if line := raw[offset:] if number == 1 else raw:
             yield _line(line, number, file, codec, offset)
         offset += len(line)
+
+
+def _check_format(start: bytes, file: str, key: str | None) -> None:
+    """Raise DataError for a file that is no text by its first bytes; archives are never unpacked."""
+    found = next((facts for mark, facts in _FORMATS.items() if start.startswith(mark)), None)
+    if start[_TAR[1] :].startswith(_TAR[0]):
+        found = ("a tar archive", "unpack it and name the files in it")
+    if found is not None:
+        raise DataError(f"{file!r} is {found[0]}, not text", slug="not-text", where=file, key=key, help=found[1])
 
 
 def _check_mark(start: bytes, file: str, codec: str, key: str | None) -> int:

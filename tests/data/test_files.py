@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -275,3 +279,25 @@ def test_any_bytes_give_lines_or_an_error_of_ours(tmp_path_factory: pytest.TempP
                 texts(write(folder, content, name), encoding)
             except ChainftError as error:
                 assert error.problems[0].where is not None
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gzip", "tar.gz", "bz2", "xz", "parquet"])
+def test_archives_and_binary_formats_are_named_not_unpacked(tmp_path: Path, kind: str) -> None:
+    """fault 18: nothing of an archive is written, wherever its entries point."""
+    inner = tmp_path / "inner.txt"
+    inner.write_text("text,label\n", encoding="utf-8")
+    path = tmp_path / ("data.csv.gz" if kind == "tar.gz" else "data.csv")
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(inner, "../../escaped.txt")
+    elif kind.startswith("tar"):
+        with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as packed:
+            packed.add(inner, "../../escaped.txt")
+    elif kind == "parquet":
+        path.write_bytes(b"PAR1" + bytes(20))
+    else:
+        pack = {"gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[kind]
+        path.write_bytes(pack(inner.read_bytes()))
+    with pytest.raises(DataError, match="not text"):
+        list(read_lines(str(path)))
+    assert not list(tmp_path.parent.glob("escaped.txt")) and not list(tmp_path.parent.parent.glob("escaped.txt"))

@@ -1,0 +1,97 @@
+"""Published data sets as a user would read them; skipped where the folder `../shared/data` is absent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from chainft import registry
+from chainft.config.compose import compose
+from chainft.data.contract import check_contract
+from chainft.data.example import Finding
+from chainft.data.load import Splits, load_splits
+from chainft.tasks.base import Task
+
+
+def load(*words: str, labels: str = "error") -> tuple[Splits, Task]:
+    config = compose(words).config
+    task: Task = registry.find("task", config.task.name, key="task.name")(config.task)
+    splits = load_splits(config.data, task)
+    task.learn_labels(splits.examples, unseen=labels)  # type: ignore[arg-type]
+    return splits, task
+
+
+def sizes(splits: Splits) -> dict[str, int]:
+    return {split: len(rows) for split, rows in splits.examples.items()}
+
+
+def findings(splits: Splits, task: Task) -> dict[str, Finding]:
+    return {finding.slug: finding for finding in check_contract(splits, task)}
+
+
+@pytest.fixture(scope="module")
+def wnut17(shared_data: Path) -> tuple[Splits, Task]:
+    folder = shared_data / "ner" / "wnut17"
+    return load(
+        *("task=ner", "data=conll", "data.tag_separator=','"),
+        f"data.train={folder}/wnut17train.conll",
+        f"data.validation={folder}/emerging.dev.conll",
+        f"data.test={folder}/emerging.test.annotated",
+    )
+
+
+def test_wnut17_is_read_whole(wnut17: tuple[Splits, Task]) -> None:
+    """Sentences and entities as the task's paper counts them (Derczynski et al. 2017, table 2)."""
+    splits, task = wnut17
+    assert sizes(splits) == {"train": 3394, "validation": 1009, "test": 1287}
+    words = {split: sum(len(row.values["tokens"]) for row in rows) for split, rows in splits.examples.items()}
+    assert words == {"train": 62730, "validation": 15733, "test": 23394}
+    test = Counter(tag for row in splits.examples["test"] for tag in row.values["tags"] if tag.startswith("B-"))
+    assert test["B-person"] == 429
+    assert len(task.labels.names) == 13
+
+
+def test_wnut17_has_no_errors(wnut17: tuple[Splits, Task]) -> None:
+    found = findings(*wnut17)
+    assert not [finding for finding in found.values() if finding.severity == "error"]
+    assert "emerging.dev.conll:" in str(found["zero-width"].where)
+
+
+def test_banking77_is_read_and_cut(shared_data: Path) -> None:
+    folder = shared_data / "text_classification" / "banking77"
+    splits, task = load("task=classify", f"data.train={folder}/train.csv", f"data.test={folder}/test.csv")
+    assert sizes(splits) == {"train": 9003, "validation": 1000, "test": 3080}
+    assert len(task.labels.names) == 77
+    shares = Counter(row.values["label"] for row in splits.examples["validation"])
+    whole = shares + Counter(row.values["label"] for row in splits.examples["train"])
+    assert all(abs(shares[label] - 0.1 * count) <= 1 for label, count in whole.items())
+    assert findings(splits, task).keys() == {"leak"}
+
+
+def test_clinc150_is_read_from_one_document(shared_data: Path) -> None:
+    file = shared_data / "text_classification" / "clinc150" / "data_full.json"
+    splits, task = load(
+        *("task=classify", "data=jsonl", "data.columns={text: 0, label: 1}"),
+        *(f"data.train=[{file}::train,{file}::oos_train]", f"data.validation={file}::val", f"data.test={file}::test"),
+    )
+    assert sizes(splits) == {"train": 15100, "validation": 3000, "test": 4500}
+    assert len(task.labels.names) == 151
+
+
+def test_slots_and_intents_are_read_from_one_table(shared_data: Path) -> None:
+    """Words and tags as texts with blanks between them; a few rows have none and are left out."""
+    folder = shared_data / "dialogue" / "multidogo_turn"
+    files = (f"data.train={folder}/finance.train.tsv", f"data.validation={folder}/finance.dev.tsv")
+    splits, _ = load(
+        *("task=ner", "data=csv", "data.columns={tokens: utterance, tags: slot-labels}", "data.on_error=skip"),
+        *files,
+        labels="allow",
+    )
+    assert splits.rejected
+    assert len(splits.examples["train"]) > 10_000
+    splits, task = load(
+        "task=classify", "data=csv", "data.columns={text: utterance, label: intent}", *files, labels="allow"
+    )
+    assert "conflicting-labels" in findings(splits, task)

@@ -296,8 +296,9 @@ def test_archives_and_binary_formats_are_named_not_unpacked(tmp_path: Path, kind
     elif kind == "parquet":
         path.write_bytes(b"PAR1" + bytes(20))
     else:
-        pack = {"gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[kind]
-        path.write_bytes(pack(inner.read_bytes()))
+        content = inner.read_bytes()
+        packed_by = {"gzip": gzip.compress(content), "bz2": bz2.compress(content), "xz": lzma.compress(content)}
+        path.write_bytes(packed_by[kind])
     with pytest.raises(DataError, match="not text"):
         list(read_lines(str(path)))
     assert not list(tmp_path.parent.glob("escaped.txt")) and not list(tmp_path.parent.parent.glob("escaped.txt"))

@@ -95,16 +95,6 @@ def prepare(config: RunConfig, *, progress: Progress, poll: Callable[[], None]) 
     return Prepared(task, splits, stores, tuple(findings), card, loaded)
 
 
-def examine(config: RunConfig, *, tokenised: bool, progress: Progress) -> tuple[dict[str, Any], list[Finding]]:
-    """What `prepare` finds about the data, without a model: the data card and all findings, errors included."""
-    task = new_task(config)
-    splits = load_splits(config.data, task)
-    task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
-    stores = tokenise(config, task, splits, progress=progress, poll=lambda: None) if tokenised else {}
-    findings = check_contract(splits, task, stores=stores)
-    return data_card(splits, task, findings, stores), findings
-
-
 def new_task(config: RunConfig) -> Task:
     """The task plug-in of a config."""
     task: Task = find("task", config.task.name, key="task.name")(config.task)

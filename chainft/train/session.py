@@ -131,7 +131,9 @@ class Session:
         """The training, at its beginning or where its last whole checkpoint left it."""
         model = prepared.loaded.model
         if self.config.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            # transformers 5.23 renamed it; 5.17 has the old name only.
+            new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+            getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
         learner = Learner(
             model,
             prepared.task,

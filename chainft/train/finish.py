@@ -17,6 +17,7 @@ from chainft.infer.engine import Engine, Predicted, score
 from chainft.infer.trained import save_trained
 from chainft.report.card import model_card
 from chainft.report.page import write_report
+from chainft.report.progress import PhaseProgress
 from chainft.run_folder import RunFolder, write_json, write_text
 from chainft.tasks.base import Mistake, Scores, Task
 from chainft.train.prepare import Prepared
@@ -57,14 +58,19 @@ def score_and_write(
 ) -> Scores:
     """Score a split with the current weights and write `predictions/<split>.jsonl` with the gold answers."""
     examples = prepared.splits.examples[split]
-    with _predictions_file(folder.predictions / f"{split}.jsonl") as stream:
+    with _predictions_file(folder.predictions / f"{split}.jsonl") as stream, PhaseProgress() as phase:
 
         def sink(one: Predicted) -> None:
             stream.write(prediction_line(prepared.task, one) + "\n")
             if worst is not None:
                 worst.add(one.index, prepared.task.mistake(one.example, one.prediction))
 
-        return score(engine, engine.predict_store(examples, prepared.stores[split]), sink=sink)
+        predicted = engine.predict_store(
+            examples,
+            prepared.stores[split],
+            progress=lambda done, total: phase.update(f"evaluate {split}", done, total),
+        )
+        return score(engine, predicted, sink=sink)
 
 
 def prediction_line(task: Task, one: Predicted) -> str:

@@ -177,6 +177,8 @@ class CheckpointStore:
         for path in removable:
             if path.name not in keep:
                 remove_checkpoint(path)
+                if not path.exists():
+                    self._damaged.pop(path.name, None)  # The name is free for a sound checkpoint of that step.
 
     def steps(self) -> tuple[int, ...]:
         """The steps of which there is a committed checkpoint that is not known to be damaged, in order."""

@@ -322,3 +322,24 @@ def test_folder_without_permission_is_refused_at_the_start(tmp_path: Path) -> No
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="Permission denied"):
         CheckpointStore(tmp_path / "c", max_checkpoints=1)
+
+
+def test_a_damaged_step_that_is_done_again_counts(tmp_path: Path) -> None:
+    """fault 38: after falling back, training saves the same steps once more."""
+    first = CheckpointStore(tmp_path, max_checkpoints=2)
+    for step in (5, 9, 10):
+        first.save(step, tensors=SAVED, state={}, facts={})
+    damaged = tmp_path / "step-000010" / "model.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-3] ^= 1
+    damaged.write_bytes(content)
+    store = CheckpointStore(tmp_path, max_checkpoints=2)
+    found = store.latest()
+    assert found is not None
+    assert found.step == 9
+    store.rotate()
+    store.save(10, tensors=SAVED, state={}, facts={})
+    store.mark_best(10)
+    assert 10 in store.steps()
+    again = CheckpointStore(tmp_path, max_checkpoints=2)
+    assert [one.step for one in (again.latest(), again.best()) if one] == [10, 10]

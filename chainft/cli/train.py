@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from chainft import registry
 from chainft.cli.flags import HELP, Flag, Given, flag_lines, split
 from chainft.config.search import PRIMARY, groups, options
+from chainft.errors import ConfigError
 
 if TYPE_CHECKING:
     from chainft.config.compose import Composed
@@ -38,6 +39,7 @@ def run(arguments: list[str]) -> int:
     if given.has("help"):
         print(_help(), end="")
         return 0
+    _refuse_ignored(given)
     if given.has("cfg") or given.has("info"):
         from chainft.cli.composed import show
 
@@ -53,14 +55,40 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _refuse_ignored(given: Given) -> None:
+    """Flags that would do nothing beside the others."""
+    for flag in ("resolve", "package"):
+        if given.has(flag) and not given.has("cfg"):
+            raise ConfigError(
+                f"--{flag} has no effect without --cfg",
+                slug="no-effect",
+                where=f"--{flag}",
+                help="print the config by: chainft train ... --cfg job",
+            )
+    for flag in ("config-dir", "config-name"):
+        if given.has(flag) and _resumed_run(given) is not None:
+            raise ConfigError(
+                f"--{flag} has no effect on a run that is resumed: its settings are in its config.yaml",
+                slug="no-effect",
+                where=f"--{flag}",
+            )
+
+
+def _resumed_run(given: Given) -> str | None:
+    """The run folder that the words ask to go on with."""
+    words = dict(word.split("=", 1) for word in given.words if "=" in word)
+    resumed = words.get("resume", "").lower() == "true" and words.get("run")
+    return words["run"].strip("'\"") if resumed else None
+
+
 def _composed(given: Given) -> Composed:
     """The settings: composed anew, or those of the run that goes on."""
-    words = dict(word.split("=", 1) for word in given.words if "=" in word)
-    if words.get("resume", "").lower() == "true" and words.get("run"):
+    run = _resumed_run(given)
+    if run is not None:
         from chainft.config.saved import compose_resumed
 
         others = [word for word in given.words if not word.startswith(("run=", "resume="))]
-        return compose_resumed(words["run"].strip("'\""), others)
+        return compose_resumed(run, others)
     from chainft.config.compose import compose
 
     return compose(given.words, config_dir=config_dir(given), config_name=config_name(given))

@@ -111,3 +111,13 @@ def test_cfg_of_a_wrong_config_says_what_is_wrong(capsys: pytest.CaptureFixture[
 def test_help_of_each_command_names_its_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in ("train", "config", "doctor", "completion"):
         assert f"usage: chainft {verb}" in shown(capsys, verb, "--help")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--resolve"], ["-p", "optimizer"], ["-cn", "train", "run=nowhere", "resume=true"], ["-m", "--resolve"]],
+    ids=" ".join,
+)
+def test_a_flag_that_would_do_nothing_is_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *RUN, *flags]) == 2
+    assert "has no effect" in capsys.readouterr().err

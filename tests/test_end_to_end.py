@@ -214,6 +214,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     assert trace(tmp_path / "run") == trace(whole)
 
 
+def test_a_run_with_relative_paths_goes_on_from_another_folder(
+    chainft: Chainft, words: list[str], tiny_encoder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "model").symlink_to(tiny_encoder)
+    settings = [word for word in words if not word.startswith("model=")]
+    command = [sys.executable, "-m", "chainft", "train", *settings, "model=model", "run=run", "train.max_steps=2"]
+    subprocess.run(command, cwd=tmp_path / "project", env=_environment({}), check=True, capture_output=True)
+    succeed(chainft("train", "run=project/run", "resume=true"))
+    succeed(chainft("evaluate", "project/run"))
+
+
 def test_changed_data_or_settings_are_refused_on_resume(chainft: Chainft, words: list[str], tmp_path: Path) -> None:
     """fault 8, fault 17"""
     fault = {**TESTING, "CHAINFT_FAULT": "kill@step=8,phase=forward"}

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from chainft.config.anchor import anchored
 from chainft.config.parse import dump
 from chainft.config.run import RunConfig
 from chainft.errors import ConfigError, Problem
@@ -44,7 +45,7 @@ class Change:
 
 def changes(old: RunConfig, new: RunConfig) -> list[Change]:
     """Every setting that differs, by dotted key."""
-    before, after = dict(_leaves(dump(old))), dict(_leaves(dump(new)))
+    before, after = dict(_leaves(anchored(dump(old)))), dict(_leaves(anchored(dump(new))))
     keys = sorted(before.keys() | after.keys())
     return [
         Change(key, before.get(key), after.get(key), _kind(key))

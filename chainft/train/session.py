@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from chainft.config.anchor import anchored
 from chainft.config.compose import Composed
 from chainft.config.document import to_yaml
 from chainft.config.run import RunConfig
@@ -98,7 +99,7 @@ class Session:
         return results
 
     def _write_config(self) -> None:
-        write_text(self.folder.config, to_yaml(self.composed.unresolved))
+        write_text(self.folder.config, to_yaml(anchored(self.composed.unresolved)))
         if not self.config.resume:
             write_text(self.folder.overrides, to_yaml(list(self.composed.overrides)))
         write_json(self.folder.environment, environment_facts())

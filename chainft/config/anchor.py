@@ -1,0 +1,36 @@
+"""Writes the local paths of a run's settings so that they hold from every working directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_PATHS: Mapping[str, tuple[str, ...]] = {
+    "model": ("path", "tokenizer"),
+    "data": ("train", "validation", "test", "path", "cache_dir"),
+}
+
+
+def anchored(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in which relative paths to files and folders that exist are absolute.
+
+    Names that are no path here (hub names, `starter`, `pkg://...`) and interpolations stay as they are, so that no
+    value of the environment is written down. Without this, a run is resumed or evaluated from its first folder only.
+    """
+    copy = dict(data)
+    for section, names in _PATHS.items():
+        below = data.get(section)
+        if isinstance(below, Mapping):
+            copy[section] = {key: _anchor(value) if key in names else value for key, value in below.items()}
+    return copy
+
+
+def _anchor(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_anchor(one) for one in value]
+    if not isinstance(value, str) or "${" in value or "://" in value or not value:
+        return value
+    path, separator, part = value.partition("::")  # `file.json::part` names a list inside of a document.
+    here = Path(path).expanduser()
+    return f"{here.resolve()}{separator}{part}" if here.exists() else value

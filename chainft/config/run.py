@@ -154,7 +154,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     logging_steps: Count = 10
-    """Write a line to the log and to `metrics.jsonl` every so many steps."""
+    """Show a line of progress every so many steps; `metrics.jsonl` has every step."""
     max_nonfinite_steps: CountOrZero = 0
     """How many steps in a row with a loss or gradient that is not finite are left out before the run stops."""
 
@@ -174,7 +174,7 @@ class EvaluationConfig:
     patience: Count | None = None
     """Stop early after this many evaluations in a row without improvement."""
     min_delta: NotNegative = 0.0
-    """The least change of the metric that counts as improvement."""
+    """How much better than when it began to wait must an evaluation be, so that `patience` begins anew."""
     before_training: bool = True
     """Score the test examples before the first step too, so that the report shows before and after."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.faults import fault_point
-from chainft.train.learner import Course, Learner, StepFacts
+from chainft.train.learner import Course, Learner, StepFacts, configured_rows
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.recorder import Recorder
 from chainft.train.signals import StopRequest
@@ -35,11 +36,13 @@ class FitState:
     """The last step whose evaluation is done; with `step`, tells whether one was interrupted."""
     best_step: int | None = None
     best_value: float | None = None
+    waiting_value: float | None = None
+    """What the next evaluation must exceed by `min_delta` for patience to begin anew."""
     evaluations_without_improvement: int = 0
     nonfinite_steps: int = 0
     """Steps in a row that were left out."""
     max_rows: int | None = None
-    """Micro-batch after running out of memory."""
+    """Micro-batch after running out of memory; None: as configured."""
     train_time_s: float = 0.0
     stopped_early: bool = False
     before: Mapping[str, Any] | None = None
@@ -94,7 +97,8 @@ class Fit:
         """Commit a checkpoint of the current state."""
         fault_point("save", step=self.state.step)
         tensors, groups = pack_optimizer(self.learner.plain_optimizer, self.learner.plain_model)
-        state = asdict(replace(self.state, max_rows=self.learner.max_rows))
+        halved = self.learner.max_rows < configured_rows(self.learner.config)
+        state = asdict(replace(self.state, max_rows=self.learner.max_rows if halved else None))
         self.checkpoints.save(
             self.state.step,
             tensors={"model": self.learner.plain_model.state_dict(), "optimizer": tensors},
@@ -112,7 +116,9 @@ class Fit:
             checkpoint.state["optimizer"],
         )
         self.state = FitState(**checkpoint.state["fit"])
-        self.learner.max_rows = self.state.max_rows or self.learner.max_rows
+        waited = self.state.evaluations_without_improvement
+        self.state = replace(self.state, stopped_early=self._is_out_of_patience(waited))
+        self.learner.max_rows = min(self.learner.max_rows, self.state.max_rows or self.learner.max_rows)
         if self.learner.accelerator.scaler is not None and checkpoint.state["scaler"]:
             self.learner.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         if self.state.best_step in self.checkpoints.steps():
@@ -142,24 +148,31 @@ class Fit:
             raise
         value = self._value_of(scores)
         self.recorder.evaluation("validation", self.state.step, self._epoch(), scores)
-        settings = self.learner.config.evaluation
-        improved = self.state.best_value is None or self._gain(value) > settings.min_delta
-        waited = 0 if improved else self.state.evaluations_without_improvement + 1
+        progressed = self._gain(value, self.state.waiting_value) > self.learner.config.evaluation.min_delta
+        waited = 0 if progressed else self.state.evaluations_without_improvement + 1
         self.state = replace(
             self.state,
             evaluated_step=self.state.step,
+            waiting_value=value if progressed else self.state.waiting_value,
             evaluations_without_improvement=waited,
-            stopped_early=settings.patience is not None and waited >= settings.patience,
+            stopped_early=self._is_out_of_patience(waited),
         )
-        if improved:
+        if self._gain(value, self.state.best_value) > 0:
             self.state = replace(self.state, best_step=self.state.step, best_value=value)
-        if improved:
             self.save()
             self.checkpoints.mark_best(self.state.step)
 
-    def _gain(self, value: float) -> float:
-        best = self.state.best_value if self.state.best_value is not None else 0.0
-        return value - best if greater_is_better(self.learner.config, self.metric) else best - value
+    def _gain(self, value: float, before: float | None) -> float:
+        """How much better `value` is: infinitely so than none before; what is not a number is never better."""
+        if not math.isfinite(value):
+            return -math.inf
+        if before is None:
+            return math.inf
+        return value - before if greater_is_better(self.learner.config, self.metric) else before - value
+
+    def _is_out_of_patience(self, waited: int) -> bool:
+        patience = self.learner.config.evaluation.patience
+        return patience is not None and waited >= patience
 
     def _value_of(self, scores: Scores) -> float:
         if self.metric not in scores.values:

@@ -96,7 +96,7 @@ class Learner:
         self.store = store
         self.accelerator = accelerator
         self.course = Course.of(config, len(store.first_of) - 1)
-        self.max_rows = config.train.micro_batch_size or config.train.batch_size
+        self.max_rows = configured_rows(config)
         """Most rows in one forward pass; halved when memory runs out, and kept in the checkpoint."""
         self.plain_optimizer = optimizer
         self.plain_model = model
@@ -206,6 +206,11 @@ class Learner:
             self.max_rows,
             self.config.train.batch_size,
         )
+
+
+def configured_rows(config: RunConfig) -> int:
+    """Most rows in one forward pass while memory suffices."""
+    return config.train.micro_batch_size or config.train.batch_size
 
 
 def seed_step(seed: int, step: int, number: int) -> None:

@@ -227,3 +227,50 @@ def test_the_state_survives_json(tmp_path: Path) -> None:
     again.restore(again.checkpoints.latest())
     assert again.state.before == {"values": {"score": 0.125}}
     assert again.state.best_value == 0.25
+
+
+def test_an_evaluation_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    """A first loss of NaN would otherwise stay the best, since nothing is greater or less than it."""
+    settings = config(evaluation=EvaluationConfig(every=2, patience=3))
+    fit = make(tmp_path, settings, {2: float("nan"), 4: 0.3, 6: float("nan")})
+    state = fit.run()
+    assert (state.best_step, state.best_value) == (4, 0.3)
+    assert fit.checkpoints.best().step == 4
+    assert state.evaluations_without_improvement == 1
+
+
+def test_min_delta_is_for_patience_and_not_for_the_best(tmp_path: Path) -> None:
+    settings = config(evaluation=EvaluationConfig(every=1, patience=2, min_delta=0.2))
+    state = make(tmp_path, settings, {1: 0.5, 2: 0.6, 3: 0.71, 4: 0.8, 5: 0.75, 6: 0.7}).run()
+    assert (state.step, state.best_step) == (5, 4)
+
+
+def test_more_patience_goes_on_with_a_run_that_stopped_early(tmp_path: Path) -> None:
+    def settings(patience: int) -> RunConfig:
+        return config(evaluation=EvaluationConfig(every=1, patience=patience))
+
+    assert make(tmp_path, settings(1), {1: 0.5}).run().step == 2
+    again = make(tmp_path, settings(9), {1: 0.5})
+    again.restore(again.checkpoints.latest())
+    assert again.run().step == STEPS
+
+
+def test_a_micro_batch_that_was_not_halved_follows_the_config_on_resume(tmp_path: Path) -> None:
+    fit = make(tmp_path, config(), {})
+    fit.learner.max_rows = fit.learner.config.train.batch_size
+    fit.run()
+    again = make(tmp_path, config(train=TrainConfig(micro_batch_size=2)), {})
+    again.learner.max_rows = 2
+    again.restore(again.checkpoints.latest())
+    assert again.learner.max_rows == 2
+
+
+def test_a_micro_batch_that_was_halved_stays_halved_on_resume(tmp_path: Path) -> None:
+    """fault 30"""
+    fit = make(tmp_path, config(), {})
+    fit.learner.max_rows = 1
+    fit.run()
+    again = make(tmp_path, config(), {})
+    again.learner.max_rows = 32
+    again.restore(again.checkpoints.latest())
+    assert again.learner.max_rows == 1

@@ -6,6 +6,8 @@ source of our own, so that none is parsed before `document.read_yaml` and the ga
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -36,6 +38,8 @@ from chainft.config.document import Document, read_trusted, read_yaml
 from chainft.config.search import SearchFolder, own_folder, plugin_folders
 from chainft.errors import ConfigError, did_you_mean
 
+_CALL = re.compile(r"(choice|range|interval|glob|tag|sort|shuffle|cast|int|float|str|bool|json_str|extend_list)\(")
+_KEY = re.compile(r"\+{0,2}\w[\w./-]*")
 _HYDRA_CONF = Path(hydra.conf.__path__[0])
 
 
@@ -106,19 +110,24 @@ class Composer:
         self.state = state
 
     def parse(self, words: Sequence[str]) -> list[Override]:
-        """The words in Hydra's grammar. Raises ConfigError for a word that is not in it."""
+        """The words in Hydra's grammar; a value that can only be text, such as `~/a(1).csv`, needs no quotes.
+
+        Raises ConfigError for a word that is not in the grammar.
+        """
         parser = OverridesParser.create(config_loader=self.loader)
         parsed = []
         for word in words:
             try:
                 parsed += parser.parse_overrides([word])
             except OverrideParseException as error:
-                raise ConfigError(
-                    f"cannot read {word!r}: {_first_line(error.message)}",
-                    slug="bad-override",
-                    where=word,
-                    help=_grammar_help(word),
-                ) from error
+                if not _is_plain_text(word):
+                    raise ConfigError(
+                        f"cannot read {word!r}: {_grammar_fault(error)}",
+                        slug="bad-override",
+                        where=word,
+                        help=_grammar_help(word),
+                    ) from error
+                parsed += parser.parse_overrides([_quoted_word(word)])
         return parsed
 
     def group_exists(self, group: str) -> bool:
@@ -260,7 +269,25 @@ def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), text)
 
 
+def _grammar_fault(error: OverrideParseException) -> str:
+    """What Hydra's parser says, without the names of its classes."""
+    text = _first_line(error.message)
+    return "the value has a character that needs quotes" if "Exception" in text.partition(":")[0] else text
+
+
 def _grammar_help(word: str) -> str:
+    return f"quote the value twice, once for the shell and once for chainft: {shlex.quote(_quoted_word(word))}"
+
+
+def _quoted_word(word: str) -> str:
+    """The word with its value as a quoted text of Hydra's grammar."""
     key, _, value = word.partition("=")
-    quoted = value.replace('"', "'")
-    return f"""quote the value twice, once for the shell and once for chainft: '{key}="{quoted}"'"""
+    mark = "'" if '"' in value else '"'
+    return f"{key}={mark}{value.replace(mark, chr(92) + mark)}{mark}"
+
+
+def _is_plain_text(word: str) -> bool:
+    """Whether the value cannot be meant as a list, several values, a mapping, a quoted text, a call or `${...}`."""
+    key, equals, value = word.partition("=")
+    structured = value[:1] in ("[", "{", '"', "'") or _CALL.match(value) or "${" in value
+    return bool(_KEY.fullmatch(key) and equals and value) and not structured and not set(value) & {",", "\\"}

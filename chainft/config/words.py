@@ -45,7 +45,8 @@ def translate(hydra: Composer, override: Override) -> list[str]:
     if override.is_sweep_override():
         raise ConfigError(
             f"{word} gives several values", slug="sweep-value", where=word, key=key,
-            help=f"sweep over them by 'chainft train -m ...', or give a list: {key}=[...]",
+            help=f"sweep over them by 'chainft train -m ...', or give a list: {key}=[...]; "
+            f"""a comma within a value needs quotes: '{key}="..."'""",
         )  # fmt: skip
     value = override.value()
     if key == "hydra" or override.is_hydra_override():

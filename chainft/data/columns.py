@@ -102,6 +102,8 @@ def _referred(reference: str | int, values: Mapping[str, Any]) -> str | None:
     name = str(reference)
     if name in values or look_up(values, name) is not None:
         return name
+    if "0" in values:  # The columns are named by their numbers: what is no name is no column.
+        return None
     number = int(name) if name.removeprefix("-").isdecimal() else len(values)
     return list(values)[number] if -len(values) <= number < len(values) else None
 

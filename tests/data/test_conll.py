@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chainft.data.columns import find_column
 from chainft.data.example import Example
 from chainft.data.sources.conll import PLUGIN, ConllConfig
 from chainft.errors import ConfigError, Problem
+from chainft.tasks.base import Field
 
 WORDS = st.text(
     alphabet=st.one_of(
@@ -126,3 +128,10 @@ def test_a_malformed_line_has_its_place_and_spoils_its_sentence_only(
 def test_an_empty_setting_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         ConllConfig(name="conll", train="x", **{name: ""})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("number", "found"), [("1", "1"), ("-1", "-1"), ("5", None), ("-3", None)])
+def test_a_number_beyond_the_columns_is_no_column(write: Any, number: str, found: str | None) -> None:
+    """fault 9: `data.columns.tags=5` in a file of two columns once took the words for tags."""
+    (row,) = sentences(write("anna\tB-PER\nleft\tO\n"))
+    assert find_column(Field("tags", kind="tags"), {"tags": number}, row.values) == found

@@ -6,7 +6,7 @@ here on, and needs its key in `allow_change`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,12 +57,13 @@ def changes(old: RunConfig, new: RunConfig) -> list[Change]:
 def check_changes(old: RunConfig, new: RunConfig) -> None:
     """Raise ConfigError that lists every change which this resumed run may not make."""
     found = changes(old, new)
+    needed = [change.key for change in found if change.kind == "needs allow_change"]
     problems = [
         Problem(
             "changed-on-resume",
             f"{change.key} was {change.old!r} and is now {change.new!r}",
             key=change.key,
-            help=_remedy(change, old.run),
+            help=_remedy(change, needed),
         )
         for change in found
         if change.kind == "refused" or (change.kind == "needs allow_change" and change.key not in new.allow_change)
@@ -71,10 +72,11 @@ def check_changes(old: RunConfig, new: RunConfig) -> None:
         raise ConfigError.of(problems)
 
 
-def _remedy(change: Change, run: str | None) -> str:
+def _remedy(change: Change, needed: Sequence[str]) -> str:
+    """What to do about a change; `needed`: every key that has to be accepted, so that one more try is enough."""
     if change.kind == "refused":
         return "this makes another training: start a new run, without resume"
-    return f"it changes the numbers from here on; accept it by 'allow_change=[{change.key}]'"
+    return f"it changes the numbers from here on; accept it by 'allow_change=[{','.join(needed)}]'"
 
 
 def _kind(key: str) -> Literal["free", "needs allow_change", "refused"]:

@@ -1,0 +1,38 @@
+"""What may differ when a run goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from chainft.config.changes import check_changes
+from chainft.config.compose import compose
+from chainft.config.run import RunConfig
+from chainft.errors import ConfigError
+
+OLD = ["task=toy", "data.name=toy", "data.train=a.toy", "run=x"]
+
+
+def resumed(*words: str) -> RunConfig:
+    return compose([*OLD, "resume=true", *words]).config
+
+
+def test_one_answer_accepts_all_changes() -> None:
+    """fault 8: also those that were accepted before; the list replaces the one that was given."""
+    old = compose(OLD).config
+    with pytest.raises(ConfigError) as caught:
+        check_changes(old, resumed("optimizer.lr=1", "train.max_steps=9", "allow_change=[optimizer.lr]"))
+    (problem,) = caught.value.problems
+    assert problem.key == "train.max_steps"
+    answer = (problem.help or "").split("'")[1]
+    check_changes(old, resumed("optimizer.lr=1", "train.max_steps=9", answer))
+
+
+def test_what_changes_no_number_is_free() -> None:
+    check_changes(compose(OLD).config, resumed("train.logging_steps=3", "report.enabled=false"))
+
+
+@pytest.mark.parametrize("word", ["seed=3", "model.max_length=9", "task.scheme=iob2", "train.batch_size=1"])
+def test_what_makes_another_training_is_refused_though_it_is_allowed(word: str) -> None:
+    """fault 8"""
+    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+        check_changes(compose(OLD).config, resumed(word, f"allow_change=[{word.partition('=')[0]}]"))

@@ -19,6 +19,10 @@ STATE_FILE = "chainft.json"
 """In a model folder: what prediction needs besides the model."""
 
 
+_OF_ONE_TRY = {"plan.json", "data_card.json", "rejected.jsonl", "errors.log"}
+_BEFORE_TRAINING = {"config.yaml", "overrides.yaml", "environment.json", "log.txt", ".lock", *_OF_ONE_TRY}
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside one run folder; makes none of them."""
@@ -91,8 +95,11 @@ def new_run_path(runs_dir: str, task: str) -> Path:
 
 
 def create(path: Path) -> RunFolder:
-    """Make a new run folder. Raises ConfigError where it exists with content, StorageError where it can't be made."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """Make a new run folder, or take that of a run which ended before it had saved anything.
+
+    Raises ConfigError where it exists with other content, StorageError where it can't be made.
+    """
+    if path.exists() and not (path.is_dir() and _holds_no_work(path)):
         raise ConfigError(
             f"run folder {str(path)!r} exists and is not empty",
             slug="run-exists",
@@ -111,6 +118,18 @@ def create(path: Path) -> RunFolder:
             help="choose a folder that you may write: runs_dir=... or run=...",
         ) from error
     return RunFolder(path)
+
+
+def _holds_no_work(path: Path) -> bool:
+    """Whether the folder is empty, or has only what a run writes before its first step: nothing that could be lost."""
+    names = {entry.name for entry in path.iterdir()}
+    return not names or ("config.yaml" in names and names <= _BEFORE_TRAINING)
+
+
+def clear(folder: RunFolder) -> None:
+    """Remove what an earlier try left that the new one may not write again; `log.txt` goes on."""
+    for name in _OF_ONE_TRY:
+        (folder.path / name).unlink(missing_ok=True)
 
 
 @contextmanager

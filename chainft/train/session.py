@@ -23,7 +23,7 @@ from chainft.infer.engine import Engine, score
 from chainft.report.console import print_findings, print_next, print_plan, print_results
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
-from chainft.run_folder import RunFolder, create, lock, new_run_path, write_json, write_text
+from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
 from chainft.tasks.base import Scores, merge_scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.environment import environment_facts
@@ -47,6 +47,8 @@ def run_training(composed: Composed) -> dict[str, Any]:
     folder = _open_folder(composed.config)
     with ExitStack() as stack:
         stack.enter_context(lock(folder))
+        if not composed.config.resume:
+            clear(folder)
         setup_logging(folder.log)
         stop = stack.enter_context(StopRequest(folder.path))
         try:

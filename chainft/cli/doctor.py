@@ -17,6 +17,7 @@ from typing import Any
 from chainft import __version__, registry
 from chainft.cli.flags import HELP, Flag, flag_lines, split
 from chainft.config.search import plugin_folders, search_folders
+from chainft.errors import ConfigError
 
 FLAGS = (HELP, Flag(("--json",), "print one JSON object"))
 _NEEDED = ("torch", "transformers", "accelerate", "datasets", "hydra-core", "omegaconf", "safetensors", "numpy",
@@ -39,6 +40,8 @@ def run(arguments: list[str]) -> int:
         print("usage: chainft doctor [--json]\n")
         print("\n".join(flag_lines(FLAGS)))
         return 0
+    if given.words:
+        raise ConfigError(f"chainft doctor takes no words: {given.words[0]!r}", slug="no-effect", where=given.words[0])
     facts = collect()
     print(json.dumps(facts, indent=2) if given.has("json") else "\n".join(_lines(facts)))
     return 1 if facts["missing"] else 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
+from chainft.cli.arguments import Parser
 from chainft.errors import ConfigError
 
 
@@ -44,15 +44,14 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="chainft evaluate",
+def _parser() -> Parser:
+    parser = Parser(
+        "chainft evaluate",
         description="Score the model of a finished run on a split of its data, or on other data.",
         epilog="examples:\n"
         "  chainft evaluate runs/2026-01-01_12-00-00_ner\n"
         "  chainft evaluate runs/2026-01-01_12-00-00_ner data.test=other.conll\n"
         "  chainft evaluate runs/2026-01-01_12-00-00_ner data=jsonl data.test=other.jsonl --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="folder of a finished run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings laid over those of the run")

@@ -5,6 +5,7 @@ Light: a verb's module is imported when it is used, and no verb imports torch be
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chainft import __version__
-from chainft.errors import ChainftError, ConfigError, did_you_mean
+from chainft.errors import ChainftError, ConfigError, StorageError, did_you_mean
 
 BROKEN_PIPE = 141
 """What a shell reports for a program ended by SIGPIPE (128 + 13)."""
@@ -74,9 +75,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (`| head`) is gone. Python flushes stdout once more at exit; that must not fail either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # The reader (`| head`) is gone.
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _discard_output()
+        full = StorageError(
+            f"cannot write {error.filename or 'the output'}: {error.strerror}",
+            slug="disk-full",
+            help="free some space, or write to another disk",
+        )
+        _report(full, as_json=as_json)
+        return full.exit_code
+
+
+def _discard_output() -> None:
+    """Python flushes stdout once more at exit; that must not fail either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(words: list[str]) -> int:

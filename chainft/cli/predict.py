@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from chainft.cli.arguments import Parser
 from chainft.errors import ConfigError, DataError, StorageError
 from chainft.run_folder import model_folder
 
@@ -52,19 +53,18 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="chainft predict",
+def _parser() -> Parser:
+    parser = Parser(
+        "chainft predict",
         description="Predict with a trained run. Reads the words given, a file, or standard input; "
         "writes one JSON object a text, in the same order.",
         epilog="examples:\n"
         '  chainft predict runs/2026-01-01_12-00-00_ner "Ada Lovelace lived in London."\n'
         "  chainft predict runs/2026-01-01_12-00-00_ner --file texts.txt --output answers.jsonl\n"
         "  cat rows.jsonl | chainft predict runs/2026-01-01_12-00-00_classify --format jsonl",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="folder of a finished run, or its model/ folder")
-    parser.add_argument("words", nargs="*", metavar="TEXT", help="the text itself")
+    parser.add_argument("words", nargs="*", default=[], metavar="TEXT", help="the text itself")
     parser.add_argument("--file", type=Path, help="read texts from this file instead")
     parser.add_argument(
         "--format",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -50,6 +51,10 @@ def test_version_is_printed(words: list[str], capsys: pytest.CaptureFixture[str]
         (["train", "-m=3"], ""),
         (["config", "shw"], "did you mean 'show'?"),
         (["completion", "bsh"], "did you mean 'bash'?"),
+        (["doctor", "x"], ""),
+        (["predict", "run", "--batch-size", "0"], "see 'chainft predict --help'"),
+        (["predict"], "see 'chainft predict --help'"),
+        (["evaluate", "run", "--split", "dev"], "see 'chainft evaluate --help'"),
     ],
 )
 def test_wrong_command_line_ends_with_2_and_a_hint(
@@ -141,3 +146,25 @@ def test_signals_of_the_parent_are_untouched_by_the_command() -> None:
     before = signal.getsignal(signal.SIGTERM)
     cli.main(["--version"])
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_full_disk_behind_standard_output_ends_with_7(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """fault 27"""
+
+    def fail(words: list[str]) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    verb(monkeypatch, fail)
+    monkeypatch.setattr(cli, "_discard_output", lambda: None)
+    assert cli.main(["train"]) == 7
+    assert capfd.readouterr().err.startswith("error[storage/disk-full]: cannot write the output: No space")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_told_without_traceback() -> None:
+    """fault 27"""
+    command = f"{sys.executable} -m chainft config show > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (7, 2), done.stderr

@@ -1,0 +1,20 @@
+"""Arguments of the commands that take no settings first: argparse, with failures in chainft's one shape."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from chainft.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError where argparse would print its usage and leave."""
+
+    def __init__(self, prog: str, *, description: str, epilog: str) -> None:
+        super().__init__(
+            prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, slug="bad-arguments", help=f"see '{self.prog} --help'")

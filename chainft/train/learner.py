@@ -66,7 +66,8 @@ class Course:
     @classmethod
     def of(cls, config: RunConfig, num_examples: int) -> Course:
         per_epoch = math.ceil(num_examples / config.train.batch_size)
-        total = config.train.max_steps or math.ceil(config.train.num_train_epochs * per_epoch)
+        # The small term undoes float error such as 1.1 * 100 = 110.00000000000001.
+        total = config.train.max_steps or max(1, math.ceil(config.train.num_train_epochs * per_epoch - 1e-9))
         return cls(num_examples, config.train.batch_size, total)
 
     @property
@@ -104,8 +105,16 @@ class Learner:
         self._order: tuple[int, np.ndarray] | None = None
 
     def update(self, step: int) -> StepFacts:
-        """One update; with a smaller micro-batch and from its beginning when memory runs out."""
-        return self._within_memory(step, self._update)
+        """One update; its gradient is made anew by smaller micro-batches when memory runs out."""
+        lr = self._set_lr(step)
+        loss, norm, tokens = self._within_memory(step, self._gradient)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            self._apply(step)
+        elif self.accelerator.scaler is not None:
+            self.accelerator.scaler.update()  # fp16 looks for a smaller scale, and may unscale again.
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepFacts(step + 1, loss, lr, norm, len(self.examples_of(step)), tokens, finite)
 
     def measure(self, step: int) -> None:
         """The forward and backward passes of a step without the update: for time, and to try the memory."""
@@ -147,15 +156,22 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             self._halve_micro_batch(step)
 
-    def _update(self, step: int) -> StepFacts:
-        lr = self._set_lr(step)
+    def _gradient(self, step: int) -> tuple[float, float, int]:
+        """The clipped gradient of the whole batch; its loss a target, the norm before clipping, and its tokens."""
         loss, tokens = self._forward_and_backward(step)
-        norm = self._clip()
-        finite = math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
-        if finite:
+        return loss, self._clip(), tokens
+
+    def _apply(self, step: int) -> None:
+        """Change the weights. Not tried again when memory runs out: some of them may have changed already."""
+        try:
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return StepFacts(step + 1, loss, lr, norm, len(self.examples_of(step)), tokens, finite)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError_(
+                f"out of memory at step {step + 1} for the state of the optimizer {type(self.plain_optimizer).__name__}",
+                slug="out-of-memory",
+                key="optimizer.name",
+                help="take an optimizer with less state (optimizer=sgd, lion or adafactor) or a smaller model",
+            ) from error
 
     def _forward_and_backward(self, step: int) -> tuple[float, int]:
         """Gradients of the whole batch; its loss a target, and its tokens."""

@@ -200,3 +200,73 @@ def test_the_course_counts_steps_with_the_last_smaller_batch(
     course = Course.of(config, 7)
     assert (course.total_steps, course.steps_per_epoch) == (expected, 2)
     assert course.epoch_at(2) == 1.0
+
+
+class HalfAccelerator(Accelerator):
+    """float16's loss scaling on the CPU, around float32 arithmetic."""
+
+    mixed_precision = "fp16"
+
+
+def half_learner(scale: float = 2.0**16) -> Learner:
+    accelerator = HalfAccelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    plain = learner()
+    task: Any = TaggerTask()
+    model, optimizer, store = plain.plain_model, plain.plain_optimizer, plain.store
+    ours = Learner(model, task, store, optimizer=optimizer, accelerator=accelerator, config=plain.config)
+    accelerator.native_amp = True
+    return ours
+
+
+def test_loss_scaling_leaves_out_the_step_that_overflows_and_lowers_its_scale() -> None:
+    ours = half_learner()
+    before = weights(ours)
+    hook = ours.plain_model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    assert [ours.update(step).finite for step in range(2)] == [False, False]
+    assert torch.equal(weights(ours), before)
+    assert ours.accelerator.scaler.get_scale() == 2.0**14
+    hook.remove()
+    assert ours.update(2).finite
+    assert not torch.equal(weights(ours), before)
+
+
+def test_loss_scaling_goes_on_after_a_loss_that_is_not_finite() -> None:
+    """fault 29"""
+    ours = half_learner()
+    before, right = weights(ours), ours.task.loss
+    ours.task.loss = lambda output, batch: output.sum() * float("nan")
+    assert [ours.update(step).finite for step in range(2)] == [False, False]
+    assert torch.equal(weights(ours), before)
+    ours.task.loss = right
+    assert ours.update(2).finite
+
+
+def test_loss_scaling_gives_the_gradient_without_it() -> None:
+    plain, scaled = learner(), half_learner(scale=4.0)
+    for step in range(3):
+        one, other = plain.update(step), scaled.update(step)
+        assert (other.loss, other.grad_norm) == pytest.approx((one.loss, one.grad_norm), rel=0.01)
+    torch.testing.assert_close(weights(scaled), weights(plain), rtol=0.01, atol=0.01)
+
+
+def test_out_of_memory_inside_the_update_is_not_tried_again() -> None:
+    """fault 30: half of the weights may have moved already, and a smaller micro-batch would not help."""
+    ours = learner()
+    calls = []
+
+    def half_done() -> None:
+        calls.append(1)
+        raise torch.OutOfMemoryError("full")
+
+    ours.optimizer.step = half_done
+    with pytest.raises(MemoryError_, match="step 1 .* optimizer"):
+        ours.update(0)
+    assert calls == [1]
+    assert ours.max_rows == 4
+
+
+def test_an_inexact_fraction_of_epochs_adds_no_step() -> None:
+    """1.1 * 100 is 110.00000000000001 in binary floating point."""
+    config: Any = SimpleNamespace(train=TrainConfig(batch_size=1, num_train_epochs=1.1))
+    assert Course.of(config, 100).total_steps == 110

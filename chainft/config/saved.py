@@ -20,6 +20,9 @@ from chainft.config.search import PRIMARY, search_folders
 from chainft.errors import ConfigError, did_you_mean
 from chainft.run_folder import RunFolder
 
+_FOR_ONE_START = ("allow_change", "allow_data_change")
+"""Consent that an earlier start was given; the next one asks again."""
+
 
 def compose_resumed(run: str, overrides: Sequence[str]) -> Composed:
     """The config of a run that goes on. Raises ConfigError that lists every change it may not make (fault 8)."""
@@ -33,7 +36,7 @@ def compose_saved(folder: RunFolder, overrides: Sequence[str]) -> Composed:
     """The run's `config.yaml` with overrides laid over it; `data=NAME` replaces the whole data source."""
     document = read_yaml(folder.config)
     gate.refuse_calls(document.data, lambda key: document.where(key) or str(folder.config))
-    data = document.data
+    data = {key: value for key, value in document.data.items() if key not in _FOR_ONE_START}
     with composer(search_folders(None), PRIMARY) as hydra:
         parsed = hydra.parse(overrides)
     for override in parsed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import sys
 import time
@@ -16,6 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from chainft.errors import StorageError
+from chainft.run_folder import write_text
 from chainft.tasks.base import Scores
 from chainft.train.learner import StepFacts
 
@@ -31,12 +31,22 @@ class Display(Protocol):
 class Recorder:
     """Appends a line for each step and evaluation; non-finite numbers become null, since JSON has none."""
 
-    def __init__(self, path: Path, *, accelerator: Accelerator, display: Display, from_step: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        accelerator: Accelerator,
+        display: Display,
+        from_step: int = -1,
+        evaluated_step: int = -1,
+        train_time_s: float = 0.0,
+    ) -> None:
+        """A run that goes on says from which step, up to which one its evaluations are done, and its time so far."""
         self.accelerator = accelerator
         self.display = display
         self.path = path
-        self._seconds = 0.0
-        _drop_after(path, from_step)
+        self._seconds = train_time_s
+        _drop_after(path, {"train": from_step, "evaluation": evaluated_step})
 
     def step(self, facts: StepFacts, epoch: float, train_time_s: float) -> None:
         """Record an update; `train_time_s` is the time of all updates so far."""
@@ -101,8 +111,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Remove the lines of steps after `step`, which a resumed run does again, and a line cut by a kill."""
+def _drop_after(path: Path, last: Mapping[str, int]) -> None:
+    """Remove the lines after the last step of their kind, which a resumed run does again, and one cut by a kill."""
     if not path.exists():
         return
     kept = []
@@ -111,11 +121,6 @@ def _drop_after(path: Path, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if record["step"] <= step:
+        if record["step"] <= last[record["kind"]]:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.writelines(kept)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    write_text(path, "".join(kept))

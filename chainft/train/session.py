@@ -6,7 +6,7 @@ import json
 import logging
 import traceback
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def _write_down(error: Exception, folder: RunFolder) -> None:
     if isinstance(error, ChainftError):
         logger.error("%s", error.render(), extra={"file_only": True})
     if folder.path.is_dir():
-        with folder.errors.open("a", encoding="utf-8") as stream:
+        # What failed may be the disk itself: the first error must be told all the same.
+        with suppress(OSError), folder.errors.open("a", encoding="utf-8") as stream:
             stream.write("".join(traceback.format_exception(error)))
 
 
@@ -147,6 +148,9 @@ class Session:
         )
         checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
         found = checkpoints.latest() if self.config.resume else None
+        if found:
+            self._check_data(found, prepared)
+        start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
         fit = Fit(
             learner,
             checkpoints,
@@ -156,14 +160,18 @@ class Session:
                 accelerator=accelerator,
                 display=display,
                 from_step=found.step if found else -1,
+                **start,
             ),
             stop=self.stop,
             evaluate=self._evaluation(prepared, accelerator),
             examples=prepared.splits.examples["train"],
-            facts={"data": prepared.splits.fingerprint, "environment": environment_facts()},
+            facts={
+                "data": prepared.splits.fingerprint,
+                "labels": list(prepared.task.labels.names),
+                "environment": environment_facts(),
+            },
         )
         if found:
-            self._check_data(found, prepared)
             fit.restore(found)
             logger.info("going on from %s", found.path.name)
         else:
@@ -171,6 +179,17 @@ class Session:
         return fit
 
     def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
+        before, now = found.facts.get("labels"), list(prepared.task.labels.names)
+        if before is not None and before != now:
+            gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+            raise CheckpointError(
+                f"the data have other labels than when {found.path.name} was saved: "
+                f"gone {', '.join(gone) or 'none'}; new {', '.join(new) or 'none'}",
+                slug="labels-changed",
+                where=str(found.path),
+                key="data",
+                help="the head of the saved model is for its labels: bring the old files back, or start a new run",
+            )
         if found.facts["data"] != prepared.splits.fingerprint and not self.config.allow_data_change:
             raise CheckpointError(
                 f"the data changed since {found.path.name} was saved",

@@ -260,7 +260,7 @@ def test_out_of_memory_inside_the_update_is_not_tried_again() -> None:
         raise torch.OutOfMemoryError("full")
 
     ours.optimizer.step = half_done
-    with pytest.raises(MemoryError_, match="step 1 .* optimizer"):
+    with pytest.raises(MemoryError_, match=r"step 1 .* optimizer"):
         ours.update(0)
     assert calls == [1]
     assert ours.max_rows == 4

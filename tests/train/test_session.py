@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from chainft.config.compose import compose
-from chainft.errors import ChainftError, ConfigError, DataError, StorageError
+from chainft.errors import ChainftError, CheckpointError, ConfigError, DataError, StorageError
 from chainft.run_folder import RunFolder, lock
 from chainft.train.session import run_training
 
@@ -152,3 +153,48 @@ def test_a_finished_run_can_be_resumed_and_stays_what_it_was(train: Train, tmp_p
     after = run_training(compose_resumed(str(tmp_path / "run"), []))
     assert json.dumps(after["test"]) == json.dumps(before["test"])
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(("old", "new"), [("B-ORG", "B-FIRM"), ("B-LOC\n", "O\n")], ids=["renamed", "another"])
+def test_no_consent_makes_other_labels_fit_the_head_of_a_checkpoint(
+    train: Train, ner_files: list[str], tmp_path: Path, old: str, new: str
+) -> None:
+    """fault 17: as many labels with other names would train on silently."""
+    from chainft.config.saved import compose_resumed
+
+    words = []
+    for word in ner_files[1:]:
+        key, _, file = word.partition("=")
+        copy = tmp_path / Path(file).name
+        copy.write_text(Path(file).read_text(encoding="utf-8"), encoding="utf-8")
+        words.append(f"{key}={copy}")
+    train(*words)
+    for copy in tmp_path.glob("*.conll"):
+        changed = copy.read_text(encoding="utf-8").replace(old, new).replace("old\tI-LOC", "old\tO")
+        copy.write_text(changed, encoding="utf-8")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(CheckpointError, match="labels"):
+        run_training(compose_resumed(str(tmp_path / "run"), ["allow_data_change=true"]))
+
+
+def test_consent_to_a_change_is_for_one_start_only(train: Train, tmp_path: Path) -> None:
+    """fault 8"""
+    from chainft.config.saved import compose_resumed
+
+    train()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    words = ["optimizer.lr=0.004", "allow_change=[optimizer.lr]", "allow_data_change=true"]
+    run_training(compose_resumed(str(tmp_path / "run"), words))
+    assert not compose_resumed(str(tmp_path / "run"), []).config.allow_data_change
+    with pytest.raises(ConfigError, match=r"optimizer\.lr"):
+        compose_resumed(str(tmp_path / "run"), ["optimizer.lr=0.003"])
+
+
+def test_an_error_that_cannot_be_written_down_is_told_all_the_same(train: Train, tmp_path: Path) -> None:
+    """fault 27: on a full disk there is no room for errors.log either."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "config.yaml").mkdir()
+    (tmp_path / "full" / "errors.log").mkdir()
+    composed = compose(["task=ner", f"run={tmp_path / 'full'}"])
+    with pytest.raises(StorageError, match=r"config\.yaml"):
+        run_training(replace(composed, config=replace(composed.config, resume=True)))

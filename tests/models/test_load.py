@@ -120,6 +120,23 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_encoder: Pa
         load_model(ModelConfig(path=str(folder), pretrained=False), task(folder, ["a", "b"]), seed=1)
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "deberta-v2"])
+def test_a_folder_without_tokenizer_files_is_refused(tmp_path: Path, kind: str) -> None:
+    """fault 22: transformers makes a tokenizer to which every word is unknown."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
+    with pytest.raises(ModelError, match="knows no words"):
+        load_tokenizer(ModelConfig(path=str(tmp_path)))
+
+
+def test_an_encoder_that_transformers_would_take_for_a_decoder_is_refused(
+    tiny_encoder: Path, tiny_decoder: Path
+) -> None:
+    wanted = task(tiny_encoder, [], auto="AutoModelForCausalLM")
+    with pytest.raises(ModelError, match="reads in both directions"):
+        load_model(ModelConfig(path=str(tiny_encoder)), wanted, seed=1)
+    assert load_model(ModelConfig(path=str(tiny_decoder)), wanted, seed=1).new == ()
+
+
 def test_random_weights_differ_from_the_pretrained_ones(tiny_encoder: Path) -> None:
     loaded = load_model(ModelConfig(path=str(tiny_encoder), pretrained=False), task(tiny_encoder, ["a", "b"]), seed=1)
     pretrained = AutoModel.from_pretrained(tiny_encoder)

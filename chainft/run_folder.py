@@ -100,11 +100,15 @@ def create(path: Path) -> RunFolder:
     Raises ConfigError where it exists with other content, StorageError where it can't be made.
     """
     if path.exists() and not (path.is_dir() and _holds_no_work(path)):
+        is_run = (path / "config.yaml").is_file()
+        what = "exists and is not empty" if path.is_dir() else "is a file"
         raise ConfigError(
-            f"run folder {str(path)!r} exists and is not empty",
+            f"run folder {str(path)!r} {what}",
             slug="run-exists",
             key="run",
-            help=f"go on with it by 'chainft train run={path} resume=true', or choose another name",
+            help=f"go on with it by 'chainft train run={path} resume=true', or choose another name"
+            if is_run
+            else "choose another name, or leave run out for a new folder in runs_dir",
         )
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def test_what_an_earlier_try_left_is_cleared_but_for_the_log(tmp_path: Path) -> 
 def test_a_file_or_an_unwritable_place_is_no_run_folder(tmp_path: Path) -> None:
     """fault 28"""
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="is a file"):
         create(tmp_path / "file")
     with pytest.raises(StorageError, match="cannot write the run folder"):
         create(tmp_path / "file" / "run")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from chainft.errors import ConfigError, ModelError, StorageError
 
@@ -99,18 +99,18 @@ def create(path: Path) -> RunFolder:
 
     Raises ConfigError where it exists with other content, StorageError where it can't be made.
     """
-    if path.exists() and not (path.is_dir() and _holds_no_work(path)):
-        is_run = (path / "config.yaml").is_file()
-        what = "exists and is not empty" if path.is_dir() else "is a file"
-        raise ConfigError(
-            f"run folder {str(path)!r} {what}",
-            slug="run-exists",
-            key="run",
-            help=f"go on with it by 'chainft train run={path} resume=true', or choose another name"
-            if is_run
-            else "choose another name, or leave run out for a new folder in runs_dir",
-        )
     try:
+        if path.exists() and not (path.is_dir() and _holds_no_work(path)):
+            is_run = (path / "config.yaml").is_file()
+            what = "exists and is not empty" if path.is_dir() else "is a file"
+            raise ConfigError(
+                f"run folder {str(path)!r} {what}",
+                slug="run-exists",
+                key="run",
+                help=f"go on with it by 'chainft train run={path} resume=true', or choose another name"
+                if is_run
+                else "choose another name, or leave run out for a new folder in runs_dir",
+            )
         path.mkdir(parents=True, exist_ok=True)
         (path / ".write-test").write_bytes(b"")
         (path / ".write-test").unlink()
@@ -143,7 +143,7 @@ def lock(folder: RunFolder) -> Iterator[None]:
     The lock is the kernel's (`flock`): it ends with the process, however that ends.
     """
     path = folder.path / ".lock"
-    with path.open("a+", encoding="utf-8") as stream:
+    with _opened(path) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -158,6 +158,18 @@ def lock(folder: RunFolder) -> Iterator[None]:
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"cannot lock the run folder {str(path.parent)!r}: {error.strerror}",
+            slug="run-folder",
+            where=str(path),
+            help="ask for the right to write there, or copy the folder and go on with the copy",
+        ) from error
 
 
 def model_folder(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,22 @@ def test_a_locked_folder_names_its_holder(tmp_path: Path) -> None:
     folder = create(tmp_path / "run")
     with lock(folder), pytest.raises(StorageError, match=r"in use by process \d+"), lock(folder):
         pass
+
+
+def test_a_folder_that_cannot_be_locked_says_why(tmp_path: Path) -> None:
+    """fault 28: resuming in a folder that belongs to someone else."""
+    folder = create(tmp_path / "run")
+    (folder.path / ".lock").mkdir()
+    with pytest.raises(StorageError, match=r"cannot lock the run folder .*: Is a directory"), lock(folder):
+        pass
+
+
+def test_a_place_that_may_not_be_looked_at_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fault 28"""
+
+    def refused(path: Path, *arguments: object, **keywords: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(StorageError, match=r"cannot write the run folder .*: Permission denied"):
+        create(tmp_path / "run")

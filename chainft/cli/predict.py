@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> int:
     model_folder(options.run)
     with ExitStack() as stack:
         source = _source(options)
+        _keep_texts(options.file, options.output)
         output = _open_output(options.output, stack)
         from chainft.infer.predict import predict
         from chainft.report.logs import setup_logging
@@ -134,6 +135,17 @@ def _decoded(stream: Iterable[bytes], name: str) -> Iterator[str]:
                 where=f"{name}:{number}, byte {error.start + 1} of the line",
                 help="convert the text to UTF-8, for example with iconv",
             ) from error
+
+
+def _keep_texts(file: Path | None, output: Path | None) -> None:
+    """Refuse to write over what is being read."""
+    if file and output and file.exists() and output.exists() and file.samefile(output):
+        raise ConfigError(
+            f"--output {str(output)!r} is the file of the texts",
+            slug="output-is-input",
+            where=f"--output {output}",
+            help="choose another name for the answers",
+        )
 
 
 def _open_output(path: Path | None, stack: ExitStack) -> TextIO:

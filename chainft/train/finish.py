@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from safetensors import SafetensorError
+
 from chainft.data.example import Split
 from chainft.errors import StorageError
 from chainft.infer.engine import Engine, Predicted, score
@@ -105,10 +107,11 @@ def _write_model(folder: RunFolder, engine: Engine) -> None:
         (temporary / "README.md").write_text(model_card(folder), encoding="utf-8")
         shutil.rmtree(folder.model, ignore_errors=True)
         temporary.rename(folder.model)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) else error
         raise StorageError(
-            f"cannot write the model folder {str(folder.model)!r}: {error.strerror}",
+            f"cannot write the model folder {str(folder.model)!r}: {reason}",
             slug="write-failed",
             help=f"free disk space, then 'chainft train run={folder.path} resume=true'",
         ) from error

@@ -1,0 +1,20 @@
+"""`chainft predict` before any model is loaded: what it reads and where it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chainft.cli.predict import run
+from chainft.errors import ConfigError
+from chainft.run_folder import STATE_FILE
+
+
+def test_the_texts_are_never_overwritten_by_their_answers(tmp_path: Path) -> None:
+    (tmp_path / STATE_FILE).write_text("{}", encoding="utf-8")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("Ada lives in London.\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is the file of the texts"):
+        run([str(tmp_path), "--file", str(texts), "--output", str(tmp_path / "." / "texts.txt")])
+    assert texts.read_text(encoding="utf-8") == "Ada lives in London.\n"

@@ -1,0 +1,38 @@
+"""What a run leaves behind appears whole, or says why it does not."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+
+from chainft.errors import StorageError
+from chainft.run_folder import RunFolder
+from chainft.train.finish import write_artefacts
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=["safetensors", "system"],
+)
+def test_a_full_disk_ends_the_model_folder_with_a_way_on(tmp_path: Path, error: Exception) -> None:
+    """fault 27: safetensors raises an exception of its own."""
+
+    class Full:
+        def save_pretrained(self, folder: Path) -> None:
+            folder.mkdir()
+            raise error
+
+    engine: Any = SimpleNamespace(model=Full(), task=None)
+    with pytest.raises(StorageError, match=r"cannot write the model folder .*No space left") as caught:
+        write_artefacts(RunFolder(tmp_path), engine, {}, [], report=False)
+    assert "resume=true" in caught.value.render()
+    assert {path.name for path in tmp_path.iterdir()} == {"all_results.json", "mistakes.jsonl"}

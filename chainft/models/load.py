@@ -165,6 +165,8 @@ def _read(auto: Any, place: Located, architecture: PreTrainedConfig) -> tuple[Lo
             **({} if place.gguf_file else {"use_safetensors": True}),
             **place.options(),
         )
+    if place.gguf_file:
+        _forget_quantization(model)
     mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in facts["mismatched_keys"])
     new, unused = tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"]))
     _check_body(model, [*new, *mismatched], place)
@@ -269,6 +271,21 @@ def _explained(place: Located, what: str) -> Iterator[None]:
             if offline
             else "check the files of that folder",
         ) from error
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """A GGUF file was read into float32 weights; transformers 5.23 marks the model as quantized and won't save it."""
+    packed = [name for name, parameter in model.named_parameters() if parameter.dtype != torch.float32]
+    if packed:
+        raise ModelError(
+            f"the weights are still quantized after loading: {_some(packed)}",
+            slug="still-quantized",
+            key="model.path",
+            help="convert the GGUF file to safetensors in float32 first",
+        )
+    setattr(model, "hf_quantizer", None)  # noqa: B010 - torch types attributes of modules as tensors and modules
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
-from chainft.models.load import load_model, load_tokenizer, max_length_of
+from chainft.models.load import _forget_quantization, load_model, load_tokenizer, max_length_of
 
 
 def task(folder: Path, names: list[str], auto: str = "AutoModelForSequenceClassification") -> Any:
@@ -152,3 +152,17 @@ def test_the_longest_sequence_is_the_models_limit_unless_configured(tiny_encoder
     for wrong in (65, 2):
         with pytest.raises(ConfigError, match=f"max_length={wrong}"):
             max_length_of(ModelConfig(max_length=wrong), architecture, tokenizer)
+
+
+def test_weights_out_of_a_gguf_file_can_be_saved_again(tiny_encoder: Path, tmp_path: Path) -> None:
+    """What transformers leaves on a model that it read from GGUF: float32 weights under the mark of a quantizer."""
+    model = load_model(ModelConfig(path=str(tiny_encoder)), task(tiny_encoder, ["a", "b"]), seed=1).model
+    model.hf_quantizer = SimpleNamespace(is_serializable=lambda: False)
+    model.config.quantization_config = {"quant_method": "gguf"}
+    _forget_quantization(model)
+    model.save_pretrained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text(encoding="utf-8"))
+    assert "quantization_config" not in config
+    model.bert.pooler.dense.weight.data = model.bert.pooler.dense.weight.data.half()
+    with pytest.raises(ModelError, match=r"bert\.pooler\.dense\.weight"):
+        _forget_quantization(model)

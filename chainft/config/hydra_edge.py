@@ -290,4 +290,5 @@ def _is_plain_text(word: str) -> bool:
     """Whether the value cannot be meant as a list, several values, a mapping, a quoted text, a call or `${...}`."""
     key, equals, value = word.partition("=")
     structured = value[:1] in ("[", "{", '"', "'") or _CALL.match(value) or "${" in value
-    return bool(_KEY.fullmatch(key) and equals and value) and not structured and not set(value) & {",", "\\"}
+    several = "," in value and value != ","
+    return bool(_KEY.fullmatch(key) and equals and value) and not (structured or several or "\\" in value)

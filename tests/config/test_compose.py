@@ -93,6 +93,10 @@ def test_words_are_kept_for_the_run_folder() -> None:
     assert compose([*RUN, "seed=3"]).overrides == (*RUN, "seed=3")
 
 
+def test_a_comma_alone_is_a_comma() -> None:
+    assert run("data.separator=,").data.separator == ","  # type: ignore[attr-defined]
+
+
 # Data that is not named
 
 

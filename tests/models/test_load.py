@@ -123,6 +123,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_encoder: Pa
 @pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2", "deberta-v2"])
 def test_a_folder_without_tokenizer_files_is_refused(tmp_path: Path, kind: str) -> None:
     """fault 22: transformers makes a tokenizer to which every word is unknown."""
+    save_file({}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}), encoding="utf-8")
     with pytest.raises(ModelError, match="knows no words"):
         load_tokenizer(ModelConfig(path=str(tmp_path)))

@@ -77,6 +77,14 @@ def test_checkpointed_activations_change_no_number(train: Train) -> None:
     assert train("train.gradient_checkpointing=true", name="again")["losses"] == pytest.approx(plain["losses"])
 
 
+def test_a_model_that_cannot_checkpoint_activations_says_so(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import BertPreTrainedModel
+
+    monkeypatch.setattr(BertPreTrainedModel, "supports_gradient_checkpointing", False)
+    with pytest.raises(ConfigError, match=r"train\.gradient_checkpointing=true.*BertForTokenClassification"):
+        train("train.gradient_checkpointing=true")
+
+
 def test_display_and_checkpoint_settings_change_no_number(train: Train) -> None:
     plain = train(name="plain")
     words = [

@@ -18,6 +18,7 @@ from chainft.data.batching import by_length, collate, feature_lengths
 from chainft.data.example import Example
 from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
+from chainft.models.device import is_out_of_memory
 from chainft.tasks.base import Arrays, Prediction, Scores, Task, merge_scores
 
 BATCHES_A_STRETCH = 32
@@ -116,7 +117,9 @@ class Engine:
         """One forward pass; in halves when memory runs out."""
         try:
             return self._forward(rows, chosen)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if len(rows) == 1:
                 raise MemoryError_(
                     f"out of memory predicting one example of {len(rows[0]['input_ids'])} tokens",

@@ -49,7 +49,7 @@ def evaluate_run(
         split=split,
         progress=_named(progress, f"tokenise {split}"),
     )
-    engine = make_engine(trained, batch_size=config.evaluation.batch_size)
+    engine = make_engine(trained, batch_size=config.evaluation.batch_size, device=config.train.device)
     predicted = engine.predict_store(examples, store, progress=_named(progress, f"evaluate {split}"))
     return Evaluated(score(engine, predicted), len(examples))
 

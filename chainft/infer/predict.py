@@ -14,6 +14,7 @@ from chainft.data.example import Example
 from chainft.errors import DataError
 from chainft.infer.engine import BATCHES_A_STRETCH, Engine
 from chainft.infer.trained import Trained, load_run
+from chainft.models.device import choose_device
 from chainft.tasks.base import Task
 
 Format = Literal["lines", "jsonl"]
@@ -40,10 +41,9 @@ def predict(
         yield one.prediction
 
 
-def make_engine(trained: Trained, *, batch_size: int, stretch: int | None = None) -> Engine:
-    """An engine on the best device of this machine, in the arithmetic of the saved weights."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.nn.Module.to(trained.model, device)
+def make_engine(trained: Trained, *, batch_size: int, stretch: int | None = None, device: str = "auto") -> Engine:
+    """An engine on `device` (as `train.device`), in the arithmetic of the saved weights."""
+    torch.nn.Module.to(trained.model, choose_device(device))
     return Engine(trained.model, trained.task, batch_size, autocast=nullcontext, stretch=stretch)
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, collate, epoch_order, micro_batches
 from chainft.errors import MemoryError_
+from chainft.models.device import is_out_of_memory
 from chainft.train.faults import fault_point
 from chainft.train.schedule import lr_factor
 
@@ -151,8 +152,10 @@ class Learner:
         while True:
             try:
                 return work(step)
-            except torch.OutOfMemoryError:
-                pass  # Leave the handler first: its traceback holds the tensors that filled the memory.
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                # Leave the handler first: its traceback holds the tensors that filled the memory.
             self.optimizer.zero_grad(set_to_none=True)
             self._halve_micro_batch(step)
 
@@ -165,7 +168,9 @@ class Learner:
         """Change the weights. Not tried again when memory runs out: some of them may have changed already."""
         try:
             self.optimizer.step()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise MemoryError_(
                 f"out of memory at step {step + 1} for the state of the optimizer {type(self.plain_optimizer).__name__}",
                 slug="out-of-memory",

@@ -22,6 +22,7 @@ from chainft.data.example import Finding, Split
 from chainft.data.load import Splits, load_splits
 from chainft.data.store import FeatureStore, open_store
 from chainft.errors import ConfigError, DataError, Problem
+from chainft.models.device import choose_device
 from chainft.models.load import LoadedModel, load_config, load_model, load_tokenizer, max_length_of
 from chainft.registry import find
 from chainft.tasks.base import Task
@@ -50,27 +51,24 @@ class Prepared:
 
 def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     """The device and arithmetic of the run. Raises ConfigError for what this machine cannot do."""
-    device = config.train.device
-    if (device == "cuda" and not torch.cuda.is_available()) or (
-        device == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise ConfigError(
-            f"train.device={device!r}, but this machine has none that torch {torch.__version__} can use",
-            slug="no-device",
-            key="train.device",
-            help="use train.device=auto or cpu; 'chainft doctor' lists the devices",
-        )
-    on_cuda = torch.cuda.is_available() and device in ("auto", "cuda")
-    if config.train.mixed_precision == "fp16" and not on_cuda:
+    device = choose_device(config.train.device)
+    if config.train.mixed_precision == "fp16" and device.type != "cuda":
         raise ConfigError(
             "train.mixed_precision='fp16' needs a CUDA GPU",
             slug="unsupported-precision",
             key="train.mixed_precision",
             help="use train.mixed_precision=bf16 or no",
         )
+    if config.train.mixed_precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError(
+            f"train.mixed_precision='bf16' is not supported by {torch.cuda.get_device_name(device)}",
+            slug="unsupported-precision",
+            key="train.mixed_precision",
+            help="use train.mixed_precision=fp16 or no",
+        )
     _check_tracker(config)
     return Accelerator(
-        cpu=device == "cpu",
+        cpu=device.type == "cpu",
         mixed_precision=config.train.mixed_precision,
         log_with=None if config.tracker.name == "none" else config.tracker.name,
         project_dir=str(folder),

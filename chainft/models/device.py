@@ -1,0 +1,30 @@
+"""The device to compute on, and how it says that its memory is full."""
+
+from __future__ import annotations
+
+import torch
+
+from chainft.errors import ConfigError
+
+_FULL = ("DefaultCPUAllocator", "MPS backend out of memory")
+"""torch 2.13 raises `OutOfMemoryError` for CUDA alone; the CPU and MPS raise RuntimeErrors with these words."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `train.device`; auto: the accelerator if there is one. Raises ConfigError for one that is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if there["cuda"] else "mps" if there["mps"] else "cpu")
+    if not there[name]:
+        raise ConfigError(
+            f"train.device={name!r}, but this machine has none that torch {torch.__version__} can use",
+            slug="no-device",
+            key="train.device",
+            help="use train.device=auto or cpu; 'chainft doctor' lists the devices",
+        )
+    return torch.device(name)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed: a smaller batch may go through."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _FULL)

@@ -67,11 +67,6 @@ class RunFolder:
         return self.path / "model"
 
     @property
-    def task_state(self) -> Path:
-        """`model/chainft.json`: what `predict` needs besides the model: task config, labels, versions."""
-        return self.model / STATE_FILE
-
-    @property
     def predictions(self) -> Path:
         return self.path / "predictions"
 

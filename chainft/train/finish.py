@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,9 +48,9 @@ class WorstMistakes:
 
 
 def scores_to_json(scores: Scores) -> dict[str, Any]:
-    """Scores as `all_results.json` holds them."""
+    """Scores as `all_results.json` holds them; JSON has no number for one that is not finite."""
     return {
-        "values": dict(scores.values),
+        "values": {name: value if math.isfinite(value) else None for name, value in scores.values.items()},
         "tables": [asdict(table) for table in scores.tables],
         "confusions": [asdict(confusion) for confusion in scores.confusions],
     }

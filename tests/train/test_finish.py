@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 
 from chainft.errors import StorageError
 from chainft.run_folder import RunFolder
-from chainft.train.finish import write_artefacts
+from chainft.tasks.base import Scores
+from chainft.train.finish import scores_to_json, write_artefacts
 
 
 @pytest.mark.parametrize(
@@ -36,3 +37,8 @@ def test_a_full_disk_ends_the_model_folder_with_a_way_on(tmp_path: Path, error: 
         write_artefacts(RunFolder(tmp_path), engine, {}, [], report=False)
     assert "resume=true" in caught.value.render()
     assert {path.name for path in tmp_path.iterdir()} == {"all_results.json", "mistakes.jsonl"}
+
+
+def test_a_score_that_is_not_finite_is_null_in_json() -> None:
+    written = scores_to_json(Scores({"perplexity": float("inf"), "accuracy": 0.5}))
+    assert written["values"] == {"perplexity": None, "accuracy": 0.5}

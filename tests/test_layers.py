@@ -19,6 +19,8 @@ LAYERS = (
     {"registry", "run_folder"},
     {"config"},
     {"models", "tasks", "metrics", "data", "text"},
+    {"stages"},
+    {"plan"},
     {"train", "infer", "report"},
     {"cli"},
     {"__main__"},

@@ -35,7 +35,7 @@ def settings(cls: type, *, at: str = "", data: object = None) -> Iterator[Settin
             yield from settings(kinds.concrete(inner, below), at=key, data=below)
             continue
         default = None if info.default is kinds.REQUIRED else kinds.show(kinds.dump(info.default))
-        yield Setting(key, kinds.expected(info.kind), default, docs.get(info.name, ""))
+        yield Setting(key, kinds.expected(info.kind), default, docs.get(info.attribute, ""))
 
 
 def class_doc(cls: type) -> str:

@@ -28,6 +28,8 @@ class FieldInfo:
     """One field of a config class."""
 
     name: str
+    """As users write it; `with_` and `from_`, which Python would not take otherwise, are `with` and `from`."""
+    attribute: str
     kind: Any
     """Its type as annotated, `Annotated` and unions included."""
     default: Any
@@ -38,7 +40,9 @@ class FieldInfo:
 def fields_of(cls: type) -> tuple[FieldInfo, ...]:
     """The fields of a config class in their order."""
     hints = get_type_hints(cls, include_extras=True)
-    return tuple(FieldInfo(f.name, hints[f.name], _default(f)) for f in dataclasses.fields(cls) if f.init)
+    return tuple(
+        FieldInfo(f.name.rstrip("_"), f.name, hints[f.name], _default(f)) for f in dataclasses.fields(cls) if f.init
+    )
 
 
 def unwrap(kind: Any) -> tuple[Any, Limits | None]:
@@ -119,8 +123,8 @@ def defaults_of(cls: type, data: object = None) -> dict[str, Any]:
 
 def dump(config: object) -> Any:
     """The plain data of a parsed config with every default: dicts, lists, scalars."""
-    if dataclasses.is_dataclass(config):
-        return {field.name: dump(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {info.name: dump(getattr(config, info.attribute)) for info in fields_of(type(config))}
     if isinstance(config, Mapping):
         return {str(key): dump(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):

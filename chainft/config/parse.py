@@ -148,7 +148,11 @@ class _Reader:
         for info in known.values():
             if info.default is kinds.REQUIRED and info.name not in data:
                 self._missing(info.kind, _join(at, info.name))
-        values = {name: self.read(known[name].kind, data[name], _join(at, name)) for name in known if name in data}
+        values = {
+            info.attribute: self.read(info.kind, data[name], _join(at, name))
+            for name, info in known.items()
+            if name in data
+        }
         return _WRONG if len(self.problems) > before else self._build(cls, values, at)
 
     def _build(self, cls: type, values: Mapping[str, object], at: str) -> object:

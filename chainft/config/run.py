@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from chainft.config.chain import ChainConfig
 from chainft.config.ranges import (
     Count,
     CountOrZero,
@@ -216,6 +217,7 @@ class RunConfig:
     task: TaskConfig
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    chain: ChainConfig = field(default_factory=ChainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chainft.errors import ConfigError
 
-GROUPS = ("task", "data", "model", "optimizer", "scheduler", "tracker", "experiment", "sweep")
+GROUPS = ("task", "data", "model", "chain", "optimizer", "scheduler", "tracker", "experiment", "sweep")
 """The config groups of chainft, in the order in which people meet them."""
 PRIMARY = "train"
 """The config that a run starts from: `train.yaml`."""

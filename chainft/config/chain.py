@@ -1,0 +1,108 @@
+"""Settings of a chain: how the model is cut into stages or how models are linked, and what each stage may change.
+
+Stages are a mapping plus `order`, so that files merge and the command line names them: `chain.stages.base.frozen=true`.
+Which blocks a model has is known later: `chainft.stages.spans` holds the ranges against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chainft.config.ranges import Count, Fraction, FractionBelowOne, NotNegative, Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters on the linear layers of a stage (Hu et al. 2021, arXiv:2106.09685), through PEFT."""
+
+    r: Count = 8
+    """Rank of the update."""
+    alpha: Positive = 16.0
+    """The update is scaled by alpha / r."""
+    dropout: FractionBelowOne = 0.0
+    """Dropout on the adapters' input."""
+    target_modules: tuple[str, ...] = ()
+    """Names of the linear layers that get adapters (last parts, such as `query`); empty: all in the stage's blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareConfig:
+    """Parameters that a stage has in common with another: one tensor in both places, always."""
+
+    with_: str
+    """The stage whose parameters are used."""
+    parameters: str | None = None
+    """Regular expression that the names within a block must match in full; null: all parameters of the blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryConfig:
+    """A head of its own at the end of a stage (deep supervision, Lee et al. 2015, arXiv:1409.5185)."""
+
+    weight: Positive = 0.3
+    """Its loss is added to the loss of the last head with this weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage: which part of the computation it is, and what training may change in it."""
+
+    blocks: str | None = None
+    """Its part of the model: `embeddings`, `head` and ranges of blocks, such as `embeddings, :4` or `4:, head`; for
+    encoder-decoders `encoder.0:3`, `decoder.:`. Null: given by `chain.split`, or all blocks of the stage's own `model`."""
+    model: str | None = None
+    """A model of its own (folder, hub name or short name): the stages are then linked models."""
+    from_: str | None = None
+    """Run folder whose trained weights the stage starts with; their shapes must fit."""
+    frozen: bool | str = False
+    """true: no parameter of the stage is trained; text: a regular expression, those whose name it finds are not."""
+    unfreeze_at: Fraction | None = None
+    """Share of the training after which a frozen stage is trained too (gradual unfreezing)."""
+    eval_mode: bool = False
+    """Run the stage without dropout in training too; only for a stage that is wholly frozen."""
+    lr: Positive | None = None
+    """Peak learning rate of the stage; default `optimizer.lr`."""
+    weight_decay: NotNegative | None = None
+    """Weight decay of the stage; default `optimizer.weight_decay`."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type in which a wholly frozen stage keeps its weights and computes; default float32."""
+    gradient_checkpointing: bool | None = None
+    """Recompute the activations of the stage in the backward pass; default `train.gradient_checkpointing`."""
+    dropout: FractionBelowOne | None = None
+    """Dropout of the stage; default: the model's own."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of the stage's weights; they are merged into the saved model."""
+    share: ShareConfig | None = None
+    """Use the parameters of another stage."""
+    repeat: Count = 1
+    """Run the stage's blocks this often in a row, with the same parameters (Universal Transformers, ALBERT)."""
+    receive: Literal["previous", "all"] = "previous"
+    """Linked models: read the hidden states of the stage before (message passing), or a learned mix of the outputs of
+    all stages before (state sharing)."""
+    connector: Literal["auto", "linear", "none"] = "auto"
+    """Linked models: what stands between hidden states; auto: a linear map where the widths differ, else nothing."""
+    residual: bool = False
+    """Linked models: add what is received to the stage's own embeddings instead of replacing them."""
+    auxiliary: AuxiliaryConfig | None = None
+    """A head at the end of the stage, trained beside the last one; not for the last stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainConfig:
+    """A model as stages that follow each other; without stages, the model is one."""
+
+    split: Count | Literal["auto"] | None = None
+    """Cut the model into this many stages with equally many blocks, named `stage0`, `stage1`, ...; auto: into
+    `num_stages` of equal cost."""
+    num_stages: Count | None = None
+    """How many stages `split: auto` makes."""
+    balance: Literal["time", "memory"] | None = None
+    """What `split: auto` makes equal: measured time of forward and backward pass (the default), or bytes."""
+    order: tuple[str, ...] = ()
+    """Names of the stages in the order in which they compute."""
+    stages: Mapping[str, StageConfig] = field(default_factory=dict)
+    """The stages by name."""
+    exit_confidence: Fraction | None = None
+    """Prediction leaves at the first auxiliary head that is this sure of every answer of a batch; null: never."""

@@ -1,0 +1,50 @@
+"""A model without weights: every shape and every line of its forward pass, next to no memory.
+
+Each parameter is one zero seen through strides of 0, so that a forward pass runs (and gives nonsense) on the CPU with
+the true code of its architecture, also where that looks at values, which the meta device cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def skeleton(auto: Any, architecture: PreTrainedConfig) -> PreTrainedModel:
+    """The model that the `auto` class of transformers builds for `architecture`, with parameters that take no memory."""
+    with _parameters_on_meta():
+        model: PreTrainedModel = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
+    same: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            ghost = same.setdefault(id(parameter), nn.Parameter(ghost_of(parameter)))
+            setattr(module, name, ghost)
+    model.train(False)
+    return model
+
+
+def ghost_of(tensor: Tensor) -> Tensor:
+    """Zeros of the same shape and type on the CPU that take the memory of one number."""
+    return torch.zeros(1, dtype=tensor.dtype).expand(tensor.shape)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Let every new parameter drop its values at once; buffers, which are computed and small, stay."""
+    register = nn.Module.register_parameter
+
+    def dropping(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and param.device.type != "meta":  # One that is tied comes here again as it is.
+            param = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
+        register(self, name, param)
+
+    nn.Module.register_parameter = dropping  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

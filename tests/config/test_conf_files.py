@@ -37,7 +37,9 @@ def test_file_composes_and_parses(file: str) -> None:
         assert plan_sweep(["task=ner", "seed=1,2", f"sweep={name}"]).config.name == name
         return
     composed = compose([*words(group, name), *extra])
-    if group not in ("experiment", "data"):
+    if group == "chain":
+        assert composed.config.chain.order or composed.config.chain.split
+    elif group not in ("experiment", "data"):
         assert composed.resolved[group]["name" if "name" in composed.resolved[group] else "path"] == name
 
 

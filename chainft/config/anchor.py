@@ -23,7 +23,16 @@ def anchored(data: Mapping[str, Any]) -> dict[str, Any]:
         below = data.get(section)
         if isinstance(below, Mapping):
             copy[section] = {key: _anchor(value) if key in names else value for key, value in below.items()}
+    chain = data.get("chain")
+    if isinstance(chain, Mapping) and isinstance(chain.get("stages"), Mapping):
+        copy["chain"] = {**chain, "stages": {name: _stage(stage) for name, stage in chain["stages"].items()}}
     return copy
+
+
+def _stage(stage: Any) -> Any:
+    if not isinstance(stage, Mapping):
+        return stage
+    return {key: _anchor(value) if key in ("model", "from") else value for key, value in stage.items()}
 
 
 def _anchor(value: Any) -> Any:

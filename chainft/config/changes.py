@@ -30,7 +30,7 @@ FREE = (
     "train.logging_steps",
     "train.max_nonfinite_steps",
 )
-REFUSED = ("task", "model", "seed", "train.batch_size", "optimizer.name", "optimizer.options")
+REFUSED = ("task", "model", "chain", "seed", "train.batch_size", "optimizer.name", "optimizer.options")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from chainft.config import kinds
 from chainft.config.parse import parse
 from chainft.config.run import DataConfig, RunConfig, SchedulerConfig
+from chainft.config.stage_rules import STAGE_RULES
 from chainft.errors import ConfigError, Problem
 
 Rule = Callable[[RunConfig], Iterator[Problem]]
@@ -266,4 +267,5 @@ RULES: tuple[Rule, ...] = (
     run_folder_is_given_once,
     tracker_settings_have_a_tracker,
     report_settings_have_a_report,
+    *STAGE_RULES,
 )

@@ -17,6 +17,9 @@ from chainft.errors import CheckpointError
 from chainft.models.load import load_tokenizer, load_trained
 from chainft.registry import find
 from chainft.run_folder import STATE_FILE, model_folder, write_json
+from chainft.stages.chain import Chain
+from chainft.stages.precision import set_dtype
+from chainft.stages.sharing import retie, untied_state
 from chainft.tasks.base import Labels, Task
 
 FORMAT = 1
@@ -31,9 +34,9 @@ class Trained:
     model: PreTrainedModel
 
 
-def save_trained(folder: Path, model: PreTrainedModel, task: Task) -> None:
+def save_trained(folder: Path, model: PreTrainedModel, task: Task, chain: Chain) -> None:
     """Write a plain Hugging Face folder: weights, config with label names, tokenizer, and the task's settings."""
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=untied_state(model, chain.ties))
     task.tokenizer.save_pretrained(folder)
     state = {
         "format": FORMAT,
@@ -42,6 +45,8 @@ def save_trained(folder: Path, model: PreTrainedModel, task: Task) -> None:
         "labels": list(task.labels.names),
         "label_counts": dict(task.labels.counts),
         "max_length": task.max_length,
+        "ties": dict(chain.ties),
+        "dtypes": chain.dtypes(),
     }
     write_json(folder / STATE_FILE, state)
 
@@ -51,6 +56,10 @@ def load_run(path: Path) -> Trained:
     folder = model_folder(path)
     task = load_task(folder)
     model = load_trained(str(folder), task)
+    state = _read_state(folder / STATE_FILE)
+    retie(model, state.get("ties", {}), where=str(folder))
+    for block, dtype in state.get("dtypes", {}).items():
+        set_dtype(model, [block], dtype)
     model.train(False)
     return Trained(folder, task, model)
 

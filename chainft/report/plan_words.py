@@ -13,6 +13,8 @@ _MOST_LABELS = 12
 def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """What the plan says, as names and texts."""
     yield "model", _model_line(plan["model"])
+    for stage in plan.get("stages") or ():
+        yield f"  {stage['name']}", _stage_line(stage)
     data = plan["data"]
     splits = [f"{name} {_split_words(data[name])}" for name in ("train", "validation", "test") if name in data]
     yield "data", " · ".join(splits)
@@ -35,6 +37,15 @@ def _model_line(model: Mapping[str, Any]) -> str:
     fresh = dict.fromkeys(name.rpartition(".")[0] or name for name in model.get("new") or ())
     new = f", new: {', '.join(fresh)}" if fresh else ""
     return f"{model['path']} ({model['class']}), {total:,} parameters, {trained}; at most {model['max_length']} tokens{new}"
+
+
+def _stage_line(stage: Mapping[str, Any]) -> str:
+    total, trainable, later = stage["parameters"], stage["trainable"], stage["trained_later"]
+    trained = "frozen" if not trainable else "trained" if trainable == total else f"{trainable:,} trained"
+    after = ", trained later" if later and later == trainable else f", {later:,} of them later" if later else ""
+    shares = f", shares with {', '.join(stage['shared_with'])}" if stage["shared_with"] else ""
+    origin = f", weights {stage['weights_from']}" if "weights_from" in stage else ""
+    return f"{stage['blocks']}: {total:,} parameters, {trained}{after}{shares}{origin}"
 
 
 def _split_words(split: Mapping[str, Any]) -> str:

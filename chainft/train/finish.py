@@ -22,6 +22,7 @@ from chainft.report.card import model_card
 from chainft.report.page import write_report
 from chainft.report.progress import PhaseProgress
 from chainft.run_folder import RunFolder, write_json, write_text
+from chainft.stages.chain import Chain
 from chainft.tasks.base import Mistake, Scores, Task
 from chainft.train.prepare import Prepared
 
@@ -88,23 +89,29 @@ def prediction_line(task: Task, one: Predicted) -> str:
 
 
 def write_artefacts(
-    folder: RunFolder, engine: Engine, results: Mapping[str, Any], mistakes: list[Mistake], *, report: bool
+    folder: RunFolder,
+    engine: Engine,
+    chain: Chain,
+    results: Mapping[str, Any],
+    mistakes: list[Mistake],
+    *,
+    report: bool,
 ) -> None:
     """Write results, mistakes, the model folder with its card, and the report."""
     write_json(folder.results, dict(results))
     lines = [json.dumps(asdict(mistake), ensure_ascii=False) + "\n" for mistake in mistakes]
     write_text(folder.path / "mistakes.jsonl", "".join(lines))
-    _write_model(folder, engine)
+    _write_model(folder, engine, chain)
     if report:
         write_report(folder)
 
 
-def _write_model(folder: RunFolder, engine: Engine) -> None:
+def _write_model(folder: RunFolder, engine: Engine, chain: Chain) -> None:
     """`model/`, whole or not at all."""
     temporary = folder.path / ".model.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        save_trained(temporary, engine.model, engine.task)
+        save_trained(temporary, engine.model, engine.task, chain)
         (temporary / "README.md").write_text(model_card(folder), encoding="utf-8")
         shutil.rmtree(folder.model, ignore_errors=True)
         temporary.rename(folder.model)

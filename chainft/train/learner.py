@@ -22,6 +22,7 @@ from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, collate, epoch_order, micro_batches
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
+from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
 from chainft.train.schedule import lr_factor
 
@@ -92,8 +93,11 @@ class Learner:
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
         config: RunConfig,
+        conduct: Conduct | None = None,
     ) -> None:
         self.config = config
+        self.conduct = conduct
+        """What stages do in this step; None: every parameter is trained from the start."""
         self.task = task
         self.store = store
         self.accelerator = accelerator
@@ -101,6 +105,8 @@ class Learner:
         self.max_rows = configured_rows(config)
         """Most rows in one forward pass; halved when memory runs out, and kept in the checkpoint."""
         self.plain_optimizer = optimizer
+        for group in optimizer.param_groups:
+            group.setdefault("peak_lr", config.optimizer.lr)
         self.plain_model = model
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self._order: tuple[int, np.ndarray] | None = None
@@ -183,6 +189,8 @@ class Learner:
         batches = self.micro_batches_of(step)
         num_targets = sum(self.task.num_targets(batch) for batch in batches)
         self.model.train()
+        if self.conduct is not None:
+            self.conduct.begin(step, self.course.total_steps)
         total = torch.zeros((), dtype=torch.float64, device=_float64_device(self.accelerator.device))
         for number, batch in enumerate(batches):
             seed_step(self.config.seed, step, number)
@@ -205,10 +213,9 @@ class Learner:
 
     def _set_lr(self, step: int) -> float:
         factor = lr_factor(step, total_steps=self.course.total_steps, config=self.config.scheduler)
-        lr = self.config.optimizer.lr * factor
         for group in self.plain_optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+            group["lr"] = group["peak_lr"] * factor
+        return self.config.optimizer.lr * factor
 
     def _halve_micro_batch(self, step: int) -> None:
         if self.max_rows == 1:

@@ -18,6 +18,8 @@ from torch import nn
 
 from chainft.config.run import OptimizerConfig
 from chainft.errors import ConfigError, Problem, did_you_mean
+from chainft.stages.chain import Chain
+from chainft.stages.policy import Rate
 from chainft.train.lion import Lion
 
 Value = bool | int | float | Sequence[float]
@@ -50,12 +52,15 @@ _OTHER_SPELLINGS = {
 _OWN_KEYS = {"lr": "optimizer.lr", "weight_decay": "optimizer.weight_decay", "learning_rate": "optimizer.lr"}
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer over the trainable parameters of `model`, in one group with weight decay and one without.
+def build_optimizer(model: nn.Module, config: OptimizerConfig, chain: Chain | None = None) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters of `model`: a group with weight decay and one without for each rate.
+
+    With a `chain`, its stages may have rates of their own, kept as `peak_lr` in their groups, and parameters that are
+    trained later are in it from the start: without a gradient they are left alone.
 
     Raises ConfigError for an unknown name or option, a value out of range, or a model that it cannot train.
     """
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config, chain)
     if not groups:
         raise ConfigError("no parameter of the model is trainable", slug="nothing-to-train", key="model")
     return _construct(groups, config)
@@ -66,15 +71,26 @@ def check_optimizer(config: OptimizerConfig) -> None:
     _construct([{"params": [nn.Parameter(torch.zeros(1, 1))], "weight_decay": config.weight_decay}], config)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters, each once: those with weight decay first, then norms, biases and vectors without."""
+def parameter_groups(model: nn.Module, config: OptimizerConfig, chain: Chain | None = None) -> list[dict[str, Any]]:
+    """Trainable parameters, each once, by rate: first those with weight decay, then norms, biases and vectors without."""
     vectors = set(_undecayed(model))
-    parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for _, p in parameters if id(p) not in vectors], "weight_decay": weight_decay},
-        {"params": [p for _, p in parameters if id(p) in vectors], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    rates = chain.rates() if chain else {}
+    groups: dict[tuple[Rate, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if chain.trains(parameter) if chain else parameter.requires_grad:
+            rate = rates.get(id(parameter), Rate())
+            groups.setdefault((rate, id(parameter) in vectors), []).append(parameter)
+    ordered = sorted(groups.items(), key=lambda item: item[0][1])
+    return [_group(parameters, rate, is_vector, config) for (rate, is_vector), parameters in ordered]
+
+
+def _group(parameters: list[nn.Parameter], rate: Rate, is_vector: bool, config: OptimizerConfig) -> dict[str, Any]:
+    decay = config.weight_decay if rate.weight_decay is None else rate.weight_decay
+    return {
+        "params": parameters,
+        "weight_decay": 0.0 if is_vector else decay,
+        "peak_lr": config.lr if rate.lr is None else rate.lr,
+    }
 
 
 def optimizer_names() -> tuple[str, ...]:

@@ -25,7 +25,9 @@ from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
 from chainft.models.load import LoadedModel, load_config, load_model, load_tokenizer, max_length_of
 from chainft.registry import find
+from chainft.stages.chain import Chain, build_chain
 from chainft.tasks.base import Task
+from chainft.train.cuts import chain_cuts
 from chainft.train.learner import Course
 from chainft.train.optimizer import check_optimizer
 from chainft.train.schedule import warmup_steps_of
@@ -47,6 +49,7 @@ class Prepared:
     card: Mapping[str, Any]
     """Content of `data_card.json`."""
     loaded: LoadedModel
+    chain: Chain
 
 
 def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
@@ -76,8 +79,10 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
     )
 
 
-def prepare(config: RunConfig, *, progress: Progress, poll: Callable[[], None]) -> Prepared:
-    """Read and check the data, tokenise it, and load the model."""
+def prepare(
+    config: RunConfig, *, progress: Progress, poll: Callable[[], None], folder: Path | None = None
+) -> Prepared:
+    """Read and check the data, tokenise it, and load the model; `folder`: that of the run."""
     task = new_task(config)
     check_optimizer(config.optimizer)
     load_config(config.model)  # A wrong model name is found before the data is read.
@@ -90,7 +95,9 @@ def prepare(config: RunConfig, *, progress: Progress, poll: Callable[[], None]) 
     stop_on_errors(findings)
     card = data_card(splits, task, findings, stores)
     loaded = load_model(config.model, task, seed=config.seed)
-    return Prepared(task, splits, stores, tuple(findings), card, loaded)
+    cuts = chain_cuts(config.chain, loaded.model, task, stores["train"], folder)
+    chain = build_chain(loaded.model, config, cuts=cuts)
+    return Prepared(task, splits, stores, tuple(findings), card, loaded, chain)
 
 
 def new_task(config: RunConfig) -> Task:

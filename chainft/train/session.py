@@ -90,7 +90,7 @@ class Session:
         accelerator = make_accelerator(self.config, self.folder.path)
         self._write_config()
         with PhaseProgress() as phase:
-            prepared = prepare(self.config, progress=phase.update, poll=self.stop.check)
+            prepared = prepare(self.config, progress=phase.update, poll=self.stop.check, folder=self.folder.path)
         self._write_data_facts(prepared)
         self._check_metric(prepared)
         prepared.loaded.model.to(accelerator.device)
@@ -141,9 +141,10 @@ class Session:
             model,
             prepared.task,
             prepared.stores["train"],
-            optimizer=build_optimizer(model, self.config.optimizer),
+            optimizer=build_optimizer(model, self.config.optimizer, prepared.chain),
             accelerator=accelerator,
             config=self.config,
+            conduct=prepared.chain.conduct(),
         )
         checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
         found = checkpoints.latest() if self.config.resume else None
@@ -239,6 +240,7 @@ class Session:
         best = fit.checkpoints.best() or fit.checkpoints.latest()
         if best is not None:
             prepared.loaded.model.load_state_dict(best.load("model"))
+        prepared.chain.merge()
         worst = WorstMistakes(self.config.report.max_mistakes)
         scores: dict[str, Any] = {"validation": None, "test": None}
         shown: Split = "test" if "test" in prepared.stores else "validation"
@@ -251,7 +253,9 @@ class Session:
                 )
         results = self._results(fit, best, scores)
         engine = self._engine(prepared, fit.learner.accelerator)
-        write_artefacts(self.folder, engine, results, worst.sorted(), report=self.config.report.enabled)
+        write_artefacts(
+            self.folder, engine, prepared.chain, results, worst.sorted(), report=self.config.report.enabled
+        )
         print_results(results)
         print_next(self.folder.path, self.config.task.name)
         return results

@@ -28,13 +28,14 @@ def test_a_full_disk_ends_the_model_folder_with_a_way_on(tmp_path: Path, error: 
     """fault 27: safetensors raises an exception of its own."""
 
     class Full:
-        def save_pretrained(self, folder: Path) -> None:
+        def save_pretrained(self, folder: Path, state_dict: object) -> None:
             folder.mkdir()
             raise error
 
     engine: Any = SimpleNamespace(model=Full(), task=None)
+    chain: Any = SimpleNamespace(ties={})
     with pytest.raises(StorageError, match=r"cannot write the model folder .*No space left") as caught:
-        write_artefacts(RunFolder(tmp_path), engine, {}, [], report=False)
+        write_artefacts(RunFolder(tmp_path), engine, chain, {}, [], report=False)
     assert "resume=true" in caught.value.render()
     assert {path.name for path in tmp_path.iterdir()} == {"all_results.json", "mistakes.jsonl"}
 

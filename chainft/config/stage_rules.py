@@ -1,0 +1,171 @@
+"""Rules over the stages of a chain that need no model: names, contradictions, settings without effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from chainft.config.chain import ChainConfig, StageConfig
+from chainft.config.run import RunConfig
+from chainft.errors import Problem, did_you_mean
+
+
+def stages_are_given_one_way(config: RunConfig) -> Iterator[Problem]:
+    chain = config.chain
+    if chain.split is None:
+        for name in ("num_stages", "balance"):
+            if getattr(chain, name) is not None:
+                yield _no_effect(f"chain.{name}", getattr(chain, name), "chain.split is not auto", "chain.split=auto")
+        return
+    if chain.order:
+        yield Problem(
+            "contradiction",
+            "chain.split names the stages itself (stage0, stage1, ...), and chain.order is given too",
+            key="chain.order",
+            help="leave one of them away: chain.split=null, or chain.order=[]",
+        )
+    if chain.split == "auto" and chain.num_stages is None:
+        yield Problem("missing-key", "chain.split=auto needs chain.num_stages", key="chain.num_stages")
+    if chain.split != "auto":
+        for name in ("num_stages", "balance"):
+            if getattr(chain, name) is not None:
+                why = f"chain.split = {chain.split} says how the model is cut"
+                yield _no_effect(f"chain.{name}", getattr(chain, name), why, "set chain.split=auto")
+
+
+def order_names_the_stages(config: RunConfig) -> Iterator[Problem]:
+    chain = config.chain
+    if chain.split is not None:
+        return
+    for name in chain.stages:
+        if name not in chain.order:
+            near = did_you_mean(name, chain.order)
+            help = near or f"add it: chain.order=[{', '.join([*chain.order, name])}]"
+            yield Problem(
+                "not-in-order", f"stage {name!r} is not in chain.order", key=f"chain.stages.{name}", help=help
+            )
+    for number, name in enumerate(chain.order):
+        if name in chain.order[:number]:
+            yield Problem("duplicate", f"chain.order has {name!r} twice", key="chain.order", help=_REPEAT)
+        elif name not in chain.stages:
+            near = did_you_mean(name, chain.stages)
+            yield Problem("unknown-stage", f"chain.order names {name!r}, which is no stage", "", "chain.order", near)
+
+
+_REPEAT = "to run a stage several times, set its repeat"
+
+
+def stages_say_what_they_are(config: RunConfig) -> Iterator[Problem]:
+    chain = config.chain
+    linked = any(stage.model is not None for stage in chain.stages.values())
+    for name, stage in chain.stages.items():
+        key = f"chain.stages.{name}.blocks"
+        if chain.split is not None and stage.blocks is not None:
+            yield _no_effect(key, stage.blocks, f"chain.split = {chain.split} says which blocks it has")
+        elif chain.split is None and not linked and stage.blocks is None:
+            yield Problem("missing-key", f"{key} is not given", key=key, help=f"such as {key}='embeddings, :4'")
+
+
+def patterns_are_regular_expressions(config: RunConfig) -> Iterator[Problem]:
+    for name, stage in config.chain.stages.items():
+        patterns = {"frozen": stage.frozen, "share.parameters": stage.share and stage.share.parameters}
+        for leaf, pattern in patterns.items():
+            if isinstance(pattern, str):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    key = f"chain.stages.{name}.{leaf}"
+                    message = f"{key} = {pattern!r} is not a regular expression: {error}"
+                    yield Problem("bad-pattern", message, key=key)
+
+
+def frozen_stages_are_not_tuned(config: RunConfig) -> Iterator[Problem]:
+    for name, stage in config.chain.stages.items():
+        if stage.frozen is True and stage.unfreeze_at is None:
+            for setting in ("lr", "weight_decay", "lora", "dropout"):
+                value = getattr(stage, setting)
+                if value is not None and not (setting == "dropout" and not stage.eval_mode):
+                    shown = "{...}" if setting == "lora" else value
+                    yield _no_effect(f"chain.stages.{name}.{setting}", shown, f"stage {name!r} is frozen")
+            if stage.gradient_checkpointing and _is_leading(config.chain, name):
+                because = "no activations are saved before the first trained parameter"
+                yield _no_effect(f"chain.stages.{name}.gradient_checkpointing", True, because)
+        if stage.frozen is not True and stage.eval_mode:
+            yield _no_effect(
+                f"chain.stages.{name}.eval_mode",
+                True,
+                f"stage {name!r} is trained",
+                f"chain.stages.{name}.frozen=true",
+            )
+        if stage.eval_mode and stage.unfreeze_at is not None:
+            yield Problem(
+                "contradiction",
+                f"stage {name!r} is to stay in evaluation mode and to be trained later",
+                key=f"chain.stages.{name}.eval_mode",
+                help="dropout=0 switches dropout off for a stage that is trained",
+            )
+        if stage.frozen is False and stage.unfreeze_at is not None:
+            because = f"stage {name!r} is trained from the start"
+            yield _no_effect(f"chain.stages.{name}.unfreeze_at", stage.unfreeze_at, because, "set frozen as well")
+        if stage.lora is not None and isinstance(stage.frozen, str):
+            yield _no_effect(f"chain.stages.{name}.frozen", stage.frozen, "lora trains nothing but adapters and head")
+        if stage.lora is not None and stage.unfreeze_at is not None:
+            yield _no_effect(
+                f"chain.stages.{name}.unfreeze_at", stage.unfreeze_at, "lora trains adapters from the start"
+            )
+
+
+def not_all_stages_are_frozen(config: RunConfig) -> Iterator[Problem]:
+    chain = config.chain
+    names = chain.order or (tuple(f"stage{n}" for n in range(chain.split)) if isinstance(chain.split, int) else ())
+    stages = [chain.stages.get(name, StageConfig()) for name in names]
+    if stages and all(stage.frozen is True and stage.unfreeze_at is None for stage in stages):
+        for name in names:
+            yield Problem("nothing-to-train", "all stages are frozen", key=f"chain.stages.{name}.frozen")
+
+
+def sharing_names_another_stage(config: RunConfig) -> Iterator[Problem]:
+    stages = config.chain.stages
+    for name, stage in stages.items():
+        if stage.share is None:
+            continue
+        key, other = f"chain.stages.{name}.share.with", stage.share.with_
+        known = dict.fromkeys([*stages, *config.chain.order])
+        if other == name:
+            yield Problem("contradiction", f"stage {name!r} cannot share with itself", key=key, help=_REPEAT)
+        elif config.chain.split is None and other not in known:
+            message = f"stage {name!r} shares with {other!r}, which is no stage"
+            yield Problem("unknown-stage", message, key=key, help=did_you_mean(other, known))
+        elif _chain_of_shares(name, stages):
+            message = f"stage {name!r} shares with {other!r}, which itself shares with another stage"
+            yield Problem("contradiction", message, key=key, help="name the stage that has the parameters")
+        elif stage.frozen != stages.get(other, StageConfig()).frozen:
+            message = f"stages {name!r} and {other!r} share parameters, but only one of them is frozen"
+            yield Problem("contradiction", message, key=f"chain.stages.{name}.frozen", help="freeze both or neither")
+
+
+def _chain_of_shares(name: str, stages: Mapping[str, StageConfig]) -> bool:
+    share = stages[name].share
+    other = stages.get(share.with_) if share else None
+    return other is not None and other.share is not None
+
+
+def _is_leading(chain: ChainConfig, name: str) -> bool:
+    """Whether all stages before this one are frozen too."""
+    before = chain.order[: chain.order.index(name)] if name in chain.order else ()
+    return all(stage in chain.stages and chain.stages[stage].frozen is True for stage in before)
+
+
+def _no_effect(key: str, value: object, because: str, help: str | None = None) -> Problem:
+    return Problem("no-effect", f"{key} = {value} has no effect: {because}", key=key, help=help)
+
+
+STAGE_RULES = (
+    stages_are_given_one_way,
+    order_names_the_stages,
+    stages_say_what_they_are,
+    patterns_are_regular_expressions,
+    frozen_stages_are_not_tuned,
+    not_all_stages_are_frozen,
+    sharing_names_another_stage,
+)

@@ -1,0 +1,220 @@
+"""A model as a chain: the only place where stages meet.
+
+A chain over one model stays one Hugging Face model. Stages say who owns which parameters and what training may do
+with them; repeated blocks are copies with tied parameters. Its forward pass is the model's own, so it computes what
+the unsplit model computes; `chainft check chain` proves that the stages one by one compute the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from chainft.config.chain import ChainConfig, StageConfig
+from chainft.config.run import RunConfig
+from chainft.errors import ConfigError, did_you_mean
+from chainft.stages.blocks import Blocks, find_blocks
+from chainft.stages.imported import take_weights
+from chainft.stages.lora import add_adapters, merge_adapters, tie_adapters
+from chainft.stages.parts import Part, parts_of, parts_with_adapters
+from chainft.stages.policy import (
+    Conduct,
+    Rate,
+    check_something_trains,
+    freeze,
+    rates,
+    recompute,
+    set_dropout,
+)
+from chainft.stages.precision import set_dtype
+from chainft.stages.sharing import Ties, shared_names, tie_blocks, unroll
+from chainft.stages.spans import Span, equal_spans, read_spans, spans_between
+
+WHOLE = "model"
+"""Name of the one stage of a model that is not cut."""
+
+
+@dataclass
+class Chain:
+    """A model and its stages."""
+
+    model: PreTrainedModel
+    spans: Mapping[str, Span]
+    """In the order of computation; of the model as it is, repeated blocks included."""
+    parts: Sequence[Part]
+    ties: Ties = field(default_factory=dict)
+    """Declared ties, beyond those of the model itself."""
+    later: frozenset[int] = frozenset()
+    """Ids of the parameters that are frozen at first and trained later."""
+    imported: Mapping[str, str] = field(default_factory=dict)
+    """Stage -> digest of the weights that it took from an earlier run."""
+
+    def trains(self, parameter: nn.Parameter) -> bool:
+        """Whether a parameter is trained now or later."""
+        return parameter.requires_grad or id(parameter) in self.later
+
+    def rates(self) -> dict[int, Rate]:
+        return rates(self.parts)
+
+    def dtypes(self) -> dict[str, str]:
+        """Block path -> the type in which it computes, where a stage says so."""
+        return {path: part.config.dtype for part in self.parts if part.config.dtype for path in part.blocks}
+
+    def conduct(self) -> Conduct:
+        return Conduct(self.parts)
+
+    def merge(self) -> None:
+        """Bring the model into its plain form: adapters become part of the weights."""
+        merge_adapters(self.model)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """For each stage what the plan shows: blocks, parameters, trainable ones, and with whom it shares."""
+        block_map = find_blocks(self.model).map if len(self.parts) > 1 or self.ties else None
+        return [
+            {
+                "name": part.name,
+                "blocks": self.spans[part.name].within(block_map) if block_map else "all",
+                **_counts(part, self),
+                "shared_with": self._partners(part),
+                **({"weights_from": self.imported[part.name]} if part.name in self.imported else {}),
+            }
+            for part in self.parts
+        ]
+
+    def _partners(self, part: Part) -> list[str]:
+        """Other stages in which parameters of this one have a name."""
+        stage_of = {name: other.name for other in self.parts for name in other.parameters}
+        partners = set()
+        for names in shared_names(self.model):
+            stages = {self._stage_of_name(name, stage_of) for name in names}
+            if part.name in stages:
+                partners |= stages - {part.name}
+        return sorted(partners)
+
+    def _stage_of_name(self, name: str, stage_of: Mapping[str, str]) -> str:
+        """The stage that computes with a parameter under this name: of tied embeddings one name is in the head."""
+        output = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if output is not None and self.model.get_submodule(name.rpartition(".")[0]) is output:
+            return self.parts[-1].name
+        for part in self.parts:
+            if any(name.startswith(f"{path}.") for path in part.blocks):
+                return part.name
+        return stage_of.get(name, self.parts[-1].name)
+
+
+def is_trivial(config: ChainConfig) -> bool:
+    """Whether there is nothing to do: no stages and no cut."""
+    return config.split is None and not config.order and not config.stages
+
+
+def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int] | None = None) -> Chain:
+    """Cut a loaded model and apply every stage's settings. `cuts`: those of `split: auto`, measured before.
+
+    Raises ConfigError for ranges, patterns and settings that do not fit the model, ModelError for a model that has no
+    blocks to be told apart.
+    """
+    chain = config.chain
+    if is_trivial(chain):
+        whole = dict(model.named_parameters(remove_duplicate=False))
+        part = Part(WHOLE, StageConfig(), whole, [model], [])
+        return Chain(model, {WHOLE: Span(0, 0, embeddings=True, head=True)}, [part])
+    spans = stage_spans(find_blocks(model), chain, cuts)
+    settings = {name: chain.stages.get(name, StageConfig()) for name in spans}
+    spans, ties = _repeated(model, spans, settings)
+    ties |= _shared(find_blocks(model), spans, settings)
+    parts = parts_of(find_blocks(model), spans, settings)
+    imported = {part.name: take_weights(part, part.config.from_) for part in parts if part.config.from_}
+    for part in parts:
+        set_dropout(part)
+        if part.config.gradient_checkpointing:
+            recompute(part, model)
+        if part.config.dtype is not None:
+            set_dtype(model, part.blocks, part.config.dtype)
+    later = freeze(parts)
+    if any(part.config.lora for part in parts):
+        _add_adapters(model, parts, ties)
+        parts = parts_with_adapters(model, parts)
+    check_something_trains(parts)
+    return Chain(model, spans, parts, ties, frozenset(later), imported)
+
+
+def stage_spans(blocks: Blocks, chain: ChainConfig, cuts: Sequence[int] | None = None) -> dict[str, Span]:
+    """The stages in their order and what each is of the model. Raises ConfigError."""
+    if chain.split is None:
+        texts = {name: chain.stages[name].blocks or "" for name in chain.order}
+        return read_spans(texts, blocks.map)
+    if chain.split == "auto":
+        if cuts is None:
+            raise ValueError("split: auto needs measured cuts")
+        found = spans_between(cuts)
+    else:
+        found = equal_spans(blocks.map, chain.split)
+    spans = {f"stage{number}": span for number, span in enumerate(found)}
+    if unknown := [name for name in chain.stages if name not in spans]:
+        raise ConfigError(
+            f"chain.split makes the stages {', '.join(spans)}; there is no {unknown[0]!r}",
+            slug="unknown-stage",
+            key=f"chain.stages.{unknown[0]}",
+            help=did_you_mean(unknown[0], spans),
+        )
+    return spans
+
+
+def _repeated(
+    model: PreTrainedModel, spans: Mapping[str, Span], settings: Mapping[str, StageConfig]
+) -> tuple[dict[str, Span], dict[str, str]]:
+    """Unroll stages that repeat; the spans of the longer model, and the ties."""
+    if all(one.repeat == 1 for one in settings.values()):
+        return dict(spans), {}
+    order: list[int] = []
+    longer: dict[str, Span] = {}
+    for name, span in spans.items():
+        start = len(order)
+        order += list(span.blocks) * settings[name].repeat
+        longer[name] = Span(start, len(order), span.embeddings, span.head)
+    return longer, unroll(model, order)
+
+
+def _shared(blocks: Blocks, spans: Mapping[str, Span], settings: Mapping[str, StageConfig]) -> dict[str, str]:
+    ties: dict[str, str] = {}
+    for name, config in settings.items():
+        if config.share is None:
+            continue
+        mine, theirs = spans[name].blocks, spans[config.share.with_].blocks
+        if len(mine) != len(theirs):
+            raise ConfigError(
+                f"stage {name!r} has {len(mine)} blocks, {config.share.with_!r} has {len(theirs)}: "
+                "they share block by block",
+                slug="unlike-stages",
+                key=f"chain.stages.{name}.share",
+                help="give both stages equally many blocks",
+            )
+        pattern, other = config.share.parameters, config.share.with_
+        ties |= tie_blocks(blocks, zip(mine, theirs, strict=True), pattern=pattern, stage=name, other=other)
+    return ties
+
+
+def _add_adapters(model: PreTrainedModel, parts: Sequence[Part], ties: Ties) -> None:
+    """Adapters in the stages that ask for them; layers with tied weights get tied adapters."""
+    adapted: set[str] = set()
+    for part in parts:
+        if part.config.lora is not None:
+            for name, parameter in part.parameters.items():
+                parameter.requires_grad_(parameter.requires_grad and name in part.head)
+            adapted |= set(add_adapters(model, part.blocks, part.config.lora, key=f"{part.key}.lora"))
+    tie_adapters(model, adapted, ties)
+
+
+def _counts(part: Part, chain: Chain) -> dict[str, int]:
+    """Numbers of parameters: all of the stage, those that are trained, and of these the ones trained only later."""
+    distinct = {id(parameter): parameter for parameter in part.parameters.values()}
+    trained = {key: parameter for key, parameter in distinct.items() if chain.trains(parameter)}
+    return {
+        "parameters": sum(parameter.numel() for parameter in distinct.values()),
+        "trainable": sum(parameter.numel() for parameter in trained.values()),
+        "trained_later": sum(parameter.numel() for key, parameter in trained.items() if key in chain.later),
+    }

@@ -115,6 +115,17 @@ def frozen_stages_are_not_tuned(config: RunConfig) -> Iterator[Problem]:
             )
 
 
+def sixteen_bits_are_for_frozen_stages(config: RunConfig) -> Iterator[Problem]:
+    for name, stage in config.chain.stages.items():
+        if stage.dtype in ("bfloat16", "float16") and (stage.frozen is not True or stage.unfreeze_at is not None):
+            yield Problem(
+                "contradiction",
+                f"stage {name!r} is trained, and weights of {stage.dtype} lose small updates",
+                key=f"chain.stages.{name}.dtype",
+                help="freeze the stage, or compute in 16 bits with float32 weights: train.mixed_precision=bf16",
+            )
+
+
 def not_all_stages_are_frozen(config: RunConfig) -> Iterator[Problem]:
     chain = config.chain
     names = chain.order or (tuple(f"stage{n}" for n in range(chain.split)) if isinstance(chain.split, int) else ())
@@ -166,6 +177,7 @@ STAGE_RULES = (
     stages_say_what_they_are,
     patterns_are_regular_expressions,
     frozen_stages_are_not_tuned,
+    sixteen_bits_are_for_frozen_stages,
     not_all_stages_are_frozen,
     sharing_names_another_stage,
 )

@@ -25,7 +25,10 @@ class Setting:
 
 
 def settings(cls: type, *, at: str = "", data: object = None) -> Iterator[Setting]:
-    """All settings below a config class; `data` may name the plug-ins (`{task: {name: ner}}`)."""
+    """All settings below a config class; `data` may name the plug-ins (`{task: {name: ner}}`).
+
+    Of what users name themselves, such as stages, the keys have `NAME` in that place.
+    """
     docs = field_docs(cls)
     for info in kinds.fields_of(cls):
         key = f"{at}.{info.name}" if at else info.name
@@ -36,6 +39,8 @@ def settings(cls: type, *, at: str = "", data: object = None) -> Iterator[Settin
             continue
         default = None if info.default is kinds.REQUIRED else kinds.show(kinds.dump(info.default))
         yield Setting(key, kinds.expected(info.kind), default, docs.get(info.attribute, ""))
+        if (named := kinds.named_class(info.kind)) is not None:
+            yield from settings(named, at=f"{key}.NAME")
 
 
 def class_doc(cls: type) -> str:

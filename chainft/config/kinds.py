@@ -66,6 +66,14 @@ def config_class(kind: Any) -> type | None:
     return next((m for m in members(kind) if isinstance(m, type) and dataclasses.is_dataclass(m)), None)
 
 
+def named_class(kind: Any) -> type | None:
+    """The config class of the values of a mapping by name, such as `chain.stages`; None for any other kind."""
+    base, _ = unwrap(kind)
+    origin = get_origin(base)
+    is_mapping = isinstance(origin, type) and issubclass(origin, Mapping)
+    return config_class(get_args(base)[1]) if is_mapping else None
+
+
 def concrete(cls: type, data: object) -> type:
     """The config class of the plug-in that `data` names, or `cls` where none applies.
 
@@ -100,11 +108,14 @@ def leaf_paths(cls: type, data: object = None, *, at: str = "") -> Iterator[str]
     """Dotted paths of all settings below a config class, with the plug-ins' own that `data` names."""
     for info in fields_of(cls):
         path = f"{at}.{info.name}" if at else info.name
-        inner = config_class(info.kind)
+        inner, named = config_class(info.kind), named_class(info.kind)
+        below = data.get(info.name) if isinstance(data, Mapping) else None
+        if named is not None and isinstance(below, Mapping):
+            for name in below:
+                yield from leaf_paths(named, below[name], at=f"{path}.{name}")
         if inner is None:
             yield path
             continue
-        below = data.get(info.name) if isinstance(data, Mapping) else None
         yield from leaf_paths(concrete(inner, below), below, at=path)
 
 

@@ -1,7 +1,7 @@
 """Where a Hugging Face model keeps its blocks, and to which unit each parameter belongs.
 
 Blocks are found by structure, not by name: they are the outermost `ModuleList`s of `GradientCheckpointingLayer`s
-(transformers marks every transformer layer so). Everything else of a model is its *shell*: embeddings, final norms,
+(transformers marks nearly every transformer layer so), or of as many like modules as the config has layers. Everything else of a model is its *shell*: embeddings, final norms,
 head, and what is handed to all blocks, such as relative positions.
 """
 
@@ -97,14 +97,17 @@ def _lists(model: PreTrainedModel) -> Mapping[str, int]:
         is_list = isinstance(module, nn.ModuleList) and len(module) > 0
         if is_list and not any(name.startswith(f"{outer}.") for outer in found):
             assert isinstance(module, nn.ModuleList)
-            if all(isinstance(entry, GradientCheckpointingLayer) for entry in module) or _is_albert(name):
+            if all(isinstance(entry, GradientCheckpointingLayer) for entry in module) or _counts(model, name, module):
                 found[name] = len(module)
     return found
 
 
-def _is_albert(name: str) -> bool:
-    """ALBERT's groups of layers are the one list of blocks that transformers 5.23 does not mark."""
-    return name.endswith("albert_layer_groups")
+def _counts(model: PreTrainedModel, name: str, module: nn.ModuleList) -> bool:
+    """Lists of blocks that transformers 5.23 does not mark: ALBERT's groups, MPNet, SqueezeBERT, I-BERT."""
+    if name.endswith("albert_layer_groups"):
+        return True
+    like = len({type(entry) for entry in module}) == 1 and any(True for _ in module[0].children())
+    return like and len(module) == getattr(model.config, "num_hidden_layers", None)
 
 
 def _calls(model: PreTrainedModel, entries: int) -> int:

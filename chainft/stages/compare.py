@@ -1,0 +1,114 @@
+"""Split against whole: the same batch through a model at once, and through its stages apart from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from chainft.stages.gates import Gates, Payload, without_cache
+from chainft.stages.spans import Span
+
+Loss = Callable[[Any], Tensor]
+"""From the model's output to the loss."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The largest differences between a model and its stages."""
+
+    output: float
+    """Of the logits, absolute."""
+    loss: float
+    """Absolute."""
+    gradient: float
+    """Of any parameter's gradient, relative to its largest entry."""
+    shared_gradient: float
+    """The same, of parameters that several stages compute with, whose gradients are summed in another order."""
+    missing: tuple[str, ...]
+    """Parameters that have a gradient on one side only."""
+
+
+def compare(
+    gates: Gates, spans: Sequence[Span], inputs: Mapping[str, Tensor], loss: Loss | None = None
+) -> Differences:
+    """Run `inputs` both ways in the model's current mode, with gradients cut at the borders as between processes.
+
+    `loss` defaults to the loss that the model computes from `inputs["labels"]`. The model's gradients are dropped.
+    """
+    measure: Loss = loss or (lambda output: output.loss)
+    model = gates.model
+    whole = model(**inputs, **without_cache(model))
+    whole_loss = measure(whole)
+    expected = _gradients(model, [whole_loss], [None])
+    sent, received, output = _forward(gates, spans, inputs)
+    found_loss = measure(output)
+    found, users = _backward(model, sent, received, found_loss)
+    shared = {name for name, count in users.items() if count > 1}
+    apart = {name: _relative(expected[name], found[name]) for name in expected.keys() & found.keys()}
+    return Differences(
+        _largest(whole.logits, output.logits),
+        abs(float(whole_loss.detach()) - float(found_loss.detach())),
+        max((value for name, value in apart.items() if name not in shared), default=0.0),
+        max((value for name, value in apart.items() if name in shared), default=0.0),
+        tuple(sorted(expected.keys() ^ found.keys())),
+    )
+
+
+def _forward(
+    gates: Gates, spans: Sequence[Span], inputs: Mapping[str, Tensor]
+) -> tuple[list[Payload], list[Payload], Any]:
+    """What each stage but the last sent, what its follower received, and the last one's output."""
+    sent: list[Payload] = []
+    received: list[Payload] = []
+    payload = None
+    for span in spans:
+        output = gates.run(span, payload, inputs)
+        if isinstance(output, Payload):
+            sent.append(output)
+            payload = output.apart()
+            received.append(payload)
+    return sent, received, output
+
+
+def _backward(
+    model: PreTrainedModel, sent: Sequence[Payload], received: Sequence[Payload], loss: Tensor
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The summed gradients of all stages, from the last to the first, and how many stages each parameter had one in."""
+    total: dict[str, Tensor] = {}
+    users: dict[str, int] = {}
+    roots: list[Tensor] = [loss]
+    grads: list[Tensor | None] = [None]
+    for number in range(len(sent), -1, -1):
+        for name, value in _gradients(model, roots, grads).items():
+            total[name] = total[name] + value if name in total else value
+            users[name] = users.get(name, 0) + 1
+        if number:
+            pairs = zip(sent[number - 1].tensors(), received[number - 1].tensors(), strict=True)
+            linked = [(out, back.grad) for out, back in pairs if out.requires_grad and back.grad is not None]
+            roots, grads = [out for out, _ in linked], [grad for _, grad in linked]
+    return total, users
+
+
+def _gradients(model: PreTrainedModel, roots: list[Tensor], grads: list[Tensor | None]) -> dict[str, Tensor]:
+    """The gradients that one backward pass brings, by parameter name; the model keeps none."""
+    model.zero_grad(set_to_none=True)
+    if roots:
+        torch.autograd.backward(roots, grads)
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def _relative(expected: Tensor, found: Tensor) -> float:
+    scale = float(expected.abs().max())
+    difference = _largest(expected, found)
+    return difference / scale if scale else difference
+
+
+def _largest(one: Tensor, other: Tensor) -> float:
+    return float((one.detach().double() - other.detach().double()).abs().max())

@@ -1,0 +1,108 @@
+"""Split = whole: stages that are run one by one, apart from each other, compute what the whole model computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from chainft.errors import ModelError
+from chainft.stages.compare import Differences, compare
+from chainft.stages.families import REFUSED
+from chainft.stages.gates import Gates
+from chainft.stages.spans import Span, equal_spans, spans_between
+from tests.stages.architectures import CASES, batch, tiny_model
+
+SHARING = ("albert", "deberta", "deberta-v2", "mpnet", "mt5", "t5")
+"""Families in which a parameter feeds several stages: the order in which its gradients are summed differs."""
+
+
+def differences(model: PreTrainedModel, case: str, spans: list[Span]) -> Differences:
+    return compare(Gates(model), spans, batch(case))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_three_stages_compute_what_the_whole_computes(case: str) -> None:
+    model = tiny_model(case)
+    found = differences(model, case, equal_spans(Gates(model).blocks.map, 3))
+    assert found.output == 0
+    assert found.loss == 0
+    assert found.gradient == 0
+    assert found.shared_gradient <= (1e-6 if case.split(":")[0] in SHARING else 0)
+    assert found.missing == ()
+
+
+@pytest.mark.parametrize(
+    ("case", "cuts"),
+    [("bert:tokens", [0, cut, 4]) for cut in range(5)] + [("t5:seq2seq", [0, cut, 6]) for cut in range(7)],
+)
+def test_every_place_can_be_cut(case: str, cuts: list[int]) -> None:
+    """Cut 0 makes a stage of the embeddings alone, the last one of the head alone."""
+    found = differences(tiny_model(case), case, spans_between(cuts))
+    assert (found.output, found.loss, found.gradient) == (0, 0, 0)
+    assert found.shared_gradient <= 1e-6
+
+
+@pytest.mark.parametrize("case", ["bert:tokens", "llama:causal", "bart:seq2seq"])
+def test_each_block_can_be_a_stage(case: str) -> None:
+    model = tiny_model(case)
+    num_blocks = Gates(model).blocks.num_blocks
+    spans = spans_between([0, *range(num_blocks + 1), num_blocks])
+    assert differences(model, case, spans) == Differences(0, 0, 0, 0, ())
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("case", ["bert:tokens", "llama:causal", "bart:seq2seq"])
+def test_bfloat16_and_either_attention_are_exact_too(case: str, attention: str) -> None:
+    model = tiny_model(case, attn_implementation=attention, dtype=torch.bfloat16)
+    found = differences(model, case, equal_spans(Gates(model).blocks.map, 3))
+    assert found == Differences(0, 0, 0, 0, ())
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sets(st.integers(1, 3)), st.sampled_from(["bert:tokens", "gpt2:causal", "gemma2:causal"]))
+def test_any_cut_is_exact(cuts: set[int], case: str) -> None:
+    found = differences(tiny_model(case), case, spans_between([0, *sorted(cuts), 4]))
+    assert found == Differences(0, 0, 0, 0, ())
+
+
+def test_a_run_leaves_the_model_as_it_was() -> None:
+    model = tiny_model("bert:tokens")
+    names, before = list(model.state_dict()), model(**batch("bert:tokens")).logits
+    differences(model, "bert:tokens", equal_spans(Gates(model).blocks.map, 2))
+    assert list(model.state_dict()) == names
+    assert torch.equal(model(**batch("bert:tokens")).logits, before)
+
+
+def test_a_wrong_stage_is_found() -> None:
+    """The comparison itself can fail: here block 2 is run twice."""
+    model = tiny_model("bert:tokens")
+    spans = [Span(0, 3, embeddings=True, head=False), Span(2, 4, embeddings=False, head=True)]
+    found = differences(model, "bert:tokens", spans)
+    assert found.output > 1e-4
+    assert found.gradient > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["xlnet", "funnel"])
+def test_families_that_cannot_be_cut_are_refused_by_name(kind: str) -> None:
+    from transformers import FunnelConfig, FunnelForTokenClassification, XLNetConfig, XLNetForTokenClassification
+
+    model = (
+        XLNetForTokenClassification(XLNetConfig(vocab_size=32, d_model=16, n_layer=2, n_head=2, d_inner=16))
+        if kind == "xlnet"
+        else FunnelForTokenClassification(FunnelConfig(vocab_size=32, d_model=16, n_head=2, d_head=8, d_inner=16))
+    )
+    with pytest.raises(ModelError, match="cannot be cut into stages"):
+        Gates(model)
+    assert kind in REFUSED
+
+
+def test_layers_that_are_dropped_at_random_are_refused_in_training() -> None:
+    model = tiny_model("bart:seq2seq")
+    model.config.encoder_layerdrop = 0.1
+    gates = Gates(model)
+    model.train()
+    with pytest.raises(ModelError, match="leaves out whole blocks"):
+        gates.run(Span(0, 2, embeddings=True, head=False), None, batch("bart:seq2seq"))

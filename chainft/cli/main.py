@@ -32,7 +32,7 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb("chainft.cli.train", "fine-tune a model; -m sweeps over values"),
     "evaluate": Verb("chainft.cli.evaluate", "score a trained model on data"),
     "predict": Verb("chainft.cli.predict", "label texts with a trained model"),
-    "check": Verb("chainft.cli.check", "look for mistakes in data before training: chainft check data ..."),
+    "check": Verb("chainft.cli.check", "look for mistakes before training: chainft check data|chain ..."),
     "config": Verb("chainft.cli.config", "explain settings: chainft config show [GROUP|KEY]"),
     "doctor": Verb("chainft.cli.doctor", "show versions, devices, memory, weights, and what is missing"),
     "completion": Verb("chainft.cli.completion", "print the completion script for bash, zsh or fish"),

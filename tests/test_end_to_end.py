@@ -111,6 +111,12 @@ def test_evaluate_draws_the_same_examples_as_training(chainft: Chainft, words: l
     assert found["values"] == pytest.approx(expected)
 
 
+def test_evaluate_follows_the_task_settings_it_is_given(chainft: Chainft, whole: Path) -> None:
+    found = json.loads(succeed(chainft("evaluate", whole, "task.metrics=[tokens]", "--json")).stdout)["values"]
+    assert "token_accuracy" in found
+    assert "entity_f1" not in found
+
+
 def test_the_same_seed_gives_the_same_run(chainft: Chainft, words: list[str], whole: Path, tmp_path: Path) -> None:
     """fault 32"""
     succeed(chainft("train", *words, "run=same", env={"PYTHONHASHSEED": "7"}))

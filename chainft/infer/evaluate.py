@@ -31,7 +31,7 @@ def evaluate_run(
     run: Path, config: RunConfig, split: Split, *, progress: Callable[[str, int, int], None] | None = None
 ) -> Evaluated:
     """Score the model of `run` on `split` of the data that `config` names. Raises DataError for labels it never saw."""
-    trained = load_run(run)
+    trained = load_run(run, config.task)
     splits = load_splits(config.data, trained.task, trains=False)
     examples = splits.examples.get(split, ())
     if not examples:

@@ -139,6 +139,9 @@ class Classify(Task):
             shared["labels"] = self.target(self.labels_of(example))
         return [window | shared for window in windows]
 
+    def num_tokens(self, example: Example) -> int:
+        return self._fitter.num_tokens(example)
+
     # Model --------------------------------------------------------------------------------------
 
     def model_options(self) -> dict[str, Any]:

@@ -356,3 +356,9 @@ def test_a_model_learns_its_training_texts(
         metric.update(task.gold(one), task.predicted(task.decode(one, [], [raw])))
     values = metric.compute().values
     assert values[task.main_metric] == 1.0
+
+
+@pytest.mark.parametrize("overflow", ["window", "truncate"])
+def test_the_length_of_a_text_is_that_of_the_whole(overflow: str, tiny_encoder: Path) -> None:
+    task = prepared(tiny_encoder, make_task(overflow=overflow), TRAIN, max_length=10)
+    assert task.num_tokens(example("anna likes " * 10, "good")) == 22

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from chainft.data.batching import Batch
 
 DEFAULT_THRESHOLD = 0.5
+IGNORED = -100
 _FEATURES: Mapping[str, Column] = {
     "input_ids": Column(pad="pad_token", model_input=True),
     "token_type_ids": Column(pad=0, model_input=True),
@@ -170,7 +171,7 @@ class SingleLabel(Classify):
         classes.TEXT_PAIR,
         Field("label", "label", aliases=("category", "intent", "class", "target"), gold=True),
     )
-    features: ClassVar[Mapping[str, Column]] = {**_FEATURES, "labels": Column(pad=-100, axis=None)}
+    features: ClassVar[Mapping[str, Column]] = {**_FEATURES, "labels": Column(pad=IGNORED, axis=None)}
     main_metric: ClassVar[str] = "f1_macro"
     metric_family: ClassVar[str] = "label"
     default_metric: ClassVar[str] = "classification"
@@ -184,7 +185,9 @@ class SingleLabel(Classify):
         return (example.values["label"],)
 
     def target(self, labels: Sequence[str]) -> np.ndarray:
-        return np.array([self.labels.names.index(labels[0])], dtype=np.int32)
+        """(1,) id of the label; -100, which the loss leaves out, for one that a trained model does not have."""
+        names = self.labels.names
+        return np.array([names.index(labels[0]) if labels[0] in names else IGNORED], dtype=np.int32)
 
     def stratum(self, example: Example) -> str | None:
         return str(example.values["label"])
@@ -204,10 +207,11 @@ class SingleLabel(Classify):
 
     def num_targets(self, batch: Batch) -> float:
         """Texts: the weights of windows, times those of their labels."""
-        weights = batch.targets["window_weight"].squeeze(1).double()
+        labels = batch.targets["labels"].squeeze(1)  # (B,)
+        weights = batch.targets["window_weight"].squeeze(1).double() * (labels != IGNORED)
         of_class = self._weights_like(weights)
         if of_class is not None:
-            weights = weights * of_class.double()[batch.targets["labels"].squeeze(1)]
+            weights = weights * of_class.double()[labels.clamp(min=0)]
         return float(weights.sum())
 
     def _weights_like(self, tensor: Tensor) -> Tensor | None:

@@ -362,3 +362,14 @@ def test_a_model_learns_its_training_texts(
 def test_the_length_of_a_text_is_that_of_the_whole(overflow: str, tiny_encoder: Path) -> None:
     task = prepared(tiny_encoder, make_task(overflow=overflow), TRAIN, max_length=10)
     assert task.num_tokens(example("anna likes " * 10, "good")) == 22
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_weights": {"good": 3.0}}])
+def test_a_label_that_the_model_does_not_have_is_left_out_of_the_loss(
+    settings: Mapping[str, Any], tiny_encoder: Path
+) -> None:
+    task = prepared(tiny_encoder, make_task(**settings), TRAIN)
+    model = model_of(tiny_encoder, task)
+    known = [window for one in TRAIN for window in task.encode(one)]
+    unknown = task.encode(example("near the river", "odd"))
+    assert loss_of(task, model, [*known, *unknown]) == pytest.approx(loss_of(task, model, known), rel=1e-5)

@@ -207,14 +207,12 @@ def entities_of(
 
 def _malformed_tags(example: Example) -> Iterator[Problem]:
     for index, tag in enumerate(example.values["tags"]):
-        wrong = f"tag {tag!r} is a number" if tag.lstrip("-").isdigit() else malformed(tag)
+        is_number = tag.lstrip("-").isdigit()
+        wrong = f"tag {tag!r} is a number" if is_number else malformed(tag)
         if wrong:
-            yield Problem(
-                "illegal-tag",
-                f"item {index}: {wrong}",
-                example.where(index),
-                help="tags are O or prefix-type, such as B-PER",
-            )
+            better = None if is_number else repaired(example.values["tags"], index, "iob2")
+            help = f"write {better!r} there" if better else "tags are O or prefix-type, such as B-PER"
+            yield Problem("illegal-tag", f"item {index}: {wrong}", example.where(index), help=help)
 
 
 def _short(value: object) -> str:

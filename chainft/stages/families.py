@@ -17,6 +17,8 @@ REFUSED: Mapping[str, str] = {
     "reformer": "its blocks are reversible and hold two hidden states",
     "squeezebert": "its blocks compute on transposed hidden states, which they return by name",
     "funnel": "its blocks shorten the sequence",
+    "pegasus_x": "its encoder's blocks carry a second hidden state, of global tokens",
+    "switch_transformers": "its loss needs what the routers of all blocks put out",
 }
 """`model_type` -> why its stages cannot be run one by one."""
 

@@ -68,6 +68,8 @@ class Gates:
         """
         _check_layerdrop(self.model)
         call = _Call(span, self.blocks, payload, self._forms)
+        if self.model.training:
+            call.random = RandomState.now(self.model.device)
         arguments: dict[str, Any] = {**inputs, **without_cache(self.model)}
         if call.seam is not None and payload is not None and payload.encoder is not None:
             arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=payload.encoder)
@@ -151,6 +153,25 @@ def probe_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     return inputs | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
 
 
+@dataclass(frozen=True)
+class RandomState:
+    """Where the random numbers of the CPU and of a GPU stand."""
+
+    cpu: Tensor
+    device: torch.device
+    gpu: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(torch.get_rng_state(), device, gpu)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.gpu is not None:
+            torch.cuda.set_rng_state(self.gpu, self.device)
+
+
 class _Left(Exception):
     """Leaves the forward pass with what the next stage gets."""
 
@@ -184,6 +205,8 @@ class _Call:
         self.seam = blocks.stacks[0].size if len(blocks.stacks) > 1 else None
         """Position between encoder and decoder."""
         self.encoder: Tensor | None = None
+        self.random: RandomState | None = None
+        """Where random numbers stood before the parent drew some for what comes to nothing, such as embeddings."""
         self._forms = forms
         self._calls = -1
 
@@ -196,10 +219,12 @@ class _Call:
         if number >= self.span.stop and not self.span.head:
             raise _Left(Payload(_hidden(args, kwargs), self.encoder if self._in_decoder(number) else None))
         if number < self.span.start:
-            is_last = number == self.num_blocks - 1
-            kept = self.received if is_last and self.received is not None else _hidden(args, kwargs)
-            return self._as_block_returns(kept, number)
+            if number < self.num_blocks - 1 or self.received is None:
+                return self._as_block_returns(_hidden(args, kwargs), number)
+            self._rewind()
+            return self._as_block_returns(self.received, number)
         if number == self.span.start and self.received is not None:
+            self._rewind()
             changed = _with_hidden(self.received, args, kwargs)
             args, kwargs = with_bias(self.blocks, number, self.received, changed)
         output = block(*args, **kwargs)
@@ -213,6 +238,11 @@ class _Call:
         self.encoder = output[0]
         if self.span.stop == self.seam and not self.span.head:
             raise _Left(Payload(None, self.encoder))
+
+    def _rewind(self) -> None:
+        """Let dropout go on with the numbers that it has in the whole model."""
+        if self.random is not None:
+            self.random.restore()
 
     def _in_decoder(self, number: int) -> bool:
         return self.seam is not None and number >= self.seam

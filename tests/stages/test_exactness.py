@@ -92,6 +92,19 @@ def test_activations_may_be_computed_once_more_in_the_backward_pass(
     assert found.shared_gradient <= 1e-6
 
 
+@pytest.mark.parametrize("case", ["bert:tokens", "deberta:classify", "gpt2:causal", "t5:seq2seq", "albert:classify"])
+def test_dropout_takes_the_same_entries_away(case: str) -> None:
+    model = tiny_model(case).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    gates = Gates(model)
+    last = gates.blocks.num_blocks
+    found = compare(gates, spans_between([0, 1, 2, last - 1, last, last]), batch(case))
+    assert (found.output, found.loss, found.gradient, found.missing) == (0, 0, 0, ())
+    assert found.shared_gradient <= 1e-6
+
+
 def test_a_run_leaves_the_model_as_it_was() -> None:
     model = tiny_model("bert:tokens")
     names, before = list(model.state_dict()), model(**batch("bert:tokens")).logits

@@ -122,7 +122,8 @@ def _dropped_gradients(tracker: Tracker, chain: Chain) -> Iterator[None]:
             tracker.take_gradient(parameter.grad)
         parameter.grad = None
 
-    handles = [p.register_post_accumulate_grad_hook(take) for p in chain.model.parameters() if p.requires_grad]
+    trained = [parameter for parameter in chain.model.parameters() if parameter.requires_grad]
+    handles = [p.register_post_accumulate_grad_hook(take) for p in trained]  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
@@ -189,4 +190,4 @@ class _Entry:
 
         for tensor in tensors:
             if tensor.requires_grad:
-                tensor.register_hook(switch)
+                tensor.register_hook(switch)  # type: ignore[no-untyped-call]

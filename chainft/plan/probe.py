@@ -58,10 +58,11 @@ def checked_length(config: RunConfig, task: Task, length: int | None) -> int:
 
 def make_batch(task: Task, rows: int, length: int) -> Batch:
     """A batch of this size in which all rows but the first end with padding, so that there is a mask."""
-    return collate([_row(task, length - (row > 0)) for row in range(rows)], task, list(range(rows)))
+    return collate([make_row(task, length - (row > 0)) for row in range(rows)], task, list(range(rows)))
 
 
-def _row(task: Task, length: int) -> Arrays:
+def make_row(task: Task, length: int) -> Arrays:
+    """One feature of this length."""
     known = {"input_ids", *task.tokenizer.model_input_names}
     return {
         name: _values(task, name, column, length)
@@ -84,11 +85,11 @@ def _ids(task: Task, length: int) -> np.ndarray:
     """A word again and again, and the end mark, which some heads look for."""
     special = set(task.tokenizer.all_special_ids)
     ids = np.full(length, next(number for number in range(len(task.tokenizer)) if number not in special))
-    if isinstance(task.tokenizer.eos_token_id, int):
-        ids[-1] = task.tokenizer.eos_token_id
+    ends = (task.tokenizer.eos_token_id, task.tokenizer.sep_token_id)
+    ids[-1] = next((end for end in ends if isinstance(end, int)), ids[0])
     return ids.astype(np.int32)
 
 
 def ghostly() -> Ghostly:
     """The context in which a skeleton is changed without ever taking the memory of its weights."""
-    return Ghostly()
+    return Ghostly()  # type: ignore[no-untyped-call]

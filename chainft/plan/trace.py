@@ -40,7 +40,7 @@ class Trace:
     """Unit -> bytes that it keeps for the backward pass."""
 
 
-class Ghostly(TorchDispatchMode):
+class Ghostly(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Leaves the work out that only weights of a true size would bring: a step costs what its small batch costs."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,12 +72,12 @@ _SHAPES: dict[Any, Callable[[Sequence[Any]], tuple[tuple[int, ...], Tensor]]] = 
 }
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records a `Trace` while it is entered; `unit` says which part of the model computes."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         """`known`: parameters and buffers, which are there before and after."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self.unit = -1
         self.phase: Phase = "forward"
@@ -135,8 +135,8 @@ class Tracker(TorchDispatchMode):
 def flops_of(func: Any, args: Any, kwargs: dict[str, Any], output: Any) -> int:
     """Floating-point operations of matrix products and attention; all others are counted as none, as torch does."""
     if func is aten._scaled_dot_product_flash_attention_for_cpu.default:
-        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))  # type: ignore[no-untyped-call]
     if func is aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
-        return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
+        return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))  # type: ignore[no-untyped-call]
     count = flop_registry.get(func._overloadpacket)
     return int(count(*args, **kwargs, out_val=output)) if count is not None else 0

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
 from chainft.config.anchor import anchored
 from chainft.config.compose import Composed

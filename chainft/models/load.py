@@ -97,8 +97,24 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
     are drawn with `seed`.
     """
     place = locate(config)
+    old_labels = _labels_of(load_config(config))
+    auto, architecture = fitted_config(config, task)
+    torch.manual_seed(seed)
+    if not config.pretrained:
+        with _explained(place, "model"):
+            model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
+        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
+    if config.head == "new":
+        return _with_new_head(auto, place, architecture)
+    return _from_weights(auto, place, architecture, old_labels)
+
+
+def fitted_config(config: ModelConfig, task: Task) -> tuple[Any, PreTrainedConfig]:
+    """The `auto` class of transformers for the task, and the model's config with what the task's head needs.
+
+    Raises ModelError for a model that has no such head or does not fit its tokenizer.
+    """
     architecture = load_config(config)
-    old_labels = _labels_of(architecture)
     for key, value in task.model_options().items():
         setattr(architecture, key, value)
     _check_vocabulary(architecture, task.tokenizer)
@@ -111,14 +127,7 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
             help=_other_model(task),
         )
     _check_direction(auto, architecture, config.path)
-    torch.manual_seed(seed)
-    if not config.pretrained:
-        with _explained(place, "model"):
-            model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
-        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
-    if config.head == "new":
-        return _with_new_head(auto, place, architecture)
-    return _from_weights(auto, place, architecture, old_labels)
+    return auto, architecture
 
 
 def load_trained(folder: str, task: Task) -> PreTrainedModel:

@@ -91,6 +91,20 @@ def recompute(part: Part, model: PreTrainedModel, *, enabled: bool) -> None:
         block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
 
 
+def recompute_all(model: PreTrainedModel) -> None:
+    """The same for all blocks (`train.gradient_checkpointing`). Raises ConfigError for a model that cannot."""
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"train.gradient_checkpointing=true, but {type(model).__name__} cannot recompute its activations",
+            slug="unsupported-by-model",
+            key="train.gradient_checkpointing",
+            help="lower train.micro_batch_size instead",
+        )
+    # transformers 5.23 renamed it; 5.17 has the old name only.
+    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
+
+
 @dataclass(frozen=True)
 class Rate:
     """How a parameter is updated; None: as the optimizer's own settings say."""

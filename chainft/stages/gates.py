@@ -185,10 +185,13 @@ class _Gate(nn.Module):
 
     def __init__(self, block: nn.Module, number: int, enter: Callable[..., Any]) -> None:
         super().__init__()
-        self.__dict__.update(block=block, number=number, enter=enter)
+        self.block = block  # A module of the gate, so that a parent which looks for a parameter's type finds one.
+        self.number = number
+        self.__dict__["enter"] = enter
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["block"], name)
+        block = self.__dict__["_modules"]["block"]
+        return block if name == "block" else getattr(block, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["enter"](self, args, kwargs)

@@ -66,7 +66,7 @@ class Gates:
         `payload` is None exactly where the span begins with the embeddings; `inputs` are the batch of the whole model.
         Raises ModelError for a model in training that drops whole blocks at random.
         """
-        _check_layerdrop(self.model)
+        check_layerdrop(self.model)
         call = _Call(span, self.blocks.num_blocks, payload, len(self.blocks.stacks) > 1, self._starts[-1], self._forms)
         arguments: dict[str, Any] = {**inputs, **without_cache(self.model)}
         if call.seam is not None and payload is not None and payload.encoder is not None:
@@ -239,7 +239,8 @@ def _with_hidden(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
 
-def _check_layerdrop(model: PreTrainedModel) -> None:
+def check_layerdrop(model: PreTrainedModel) -> None:
+    """Raise ModelError for a model in training that drops whole blocks at random."""
     names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
     dropped = [name for name in names if getattr(model.config, name, 0.0)]
     if dropped and model.training:

@@ -87,6 +87,7 @@ class LinkedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        return_dict: bool | None = None,
     ) -> ModelOutput:
         """The output of the last stage; inputs are (B, L), and each stage gets those that its model takes.
 
@@ -94,7 +95,8 @@ class LinkedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         `exit_confidence`, rows leave at the first auxiliary head that is sure of them; then it has `logits` only.
         """
         given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        assert input_ids is not None
+        if input_ids is None or return_dict is False:
+            raise ValueError("linked models take input_ids, and give a ModelOutput only")
         inputs = {"input_ids": input_ids} | {name: tensor for name, tensor in given.items() if tensor is not None}
         if self.config.exit_confidence is not None and not self.training:
             return self._forward_with_exits(inputs)

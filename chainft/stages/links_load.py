@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chainft.auto_classes import LINKED
-from chainft.config.chain import ChainConfig, StageConfig
+from chainft.config.chain import ChainConfig
 from chainft.config.run import ModelConfig, RunConfig
-from chainft.errors import ChainftError, ConfigError, ModelError
+from chainft.errors import ConfigError, ModelError
 from chainft.models.load import (
     LoadedModel,
     load_body,
@@ -21,6 +19,7 @@ from chainft.models.load import (
     load_tokenizer,
     max_length_of,
 )
+from chainft.models.stage_models import blaming, stage_models
 from chainft.stages.inject import Entrance
 from chainft.stages.links import LINKED_CLASSES, LinkedModel
 from chainft.stages.links_config import Link, LinkedConfig, plain_config
@@ -30,24 +29,10 @@ _EXITING = ("AutoModelForTokenClassification", "AutoModelForSequenceClassificati
 """Heads whose answers have a confidence each."""
 
 
-def stage_models(config: RunConfig) -> dict[str, ModelConfig]:
-    """The model of each stage in order: its own, or the run's; of a chain that is not linked, the run's alone."""
-    chain = config.chain
-    if not chain.is_linked:
-        return {"": config.model}
-    return {name: _model_of(chain.stages[name], config.model) for name in chain.order}
-
-
-def _model_of(stage: StageConfig, model: ModelConfig) -> ModelConfig:
-    if stage.model in (None, model.path):
-        return model
-    return replace(model, path=stage.model or "", revision=None)
-
-
 def check_models(config: RunConfig) -> None:
     """Read the config of every stage's model. Raises ChainftError for one that is not there or cannot be linked."""
     for name, model in stage_models(config).items():
-        with _blaming(name, config.chain):
+        with blaming(name, config.chain):
             architecture = load_config(model)
             if config.chain.is_linked and (architecture.is_encoder_decoder or architecture.model_type == LINKED):
                 what = "linked models themselves" if architecture.model_type == LINKED else "an encoder-decoder"
@@ -66,11 +51,11 @@ def read_tokenizer(config: RunConfig) -> tuple[PreTrainedTokenizerBase, int]:
     """
     models = stage_models(config)
     first = next(iter(models))
-    with _blaming(first, config.chain):
+    with blaming(first, config.chain):
         tokenizer = load_tokenizer(models[first])
     lengths = []
     for name, model in models.items():
-        with _blaming(name, config.chain):
+        with blaming(name, config.chain):
             if model != models[first] and not model.tokenizer:
                 _check_same_words(tokenizer, models[first].path, load_tokenizer(model), model.path)
             lengths.append(max_length_of(model, load_config(model), tokenizer))
@@ -129,7 +114,7 @@ def _check_task(task: Task, chain: ChainConfig) -> None:
 
 
 def _load_stage(name: str, model: ModelConfig, task: Task, chain: ChainConfig, seed: int) -> LoadedModel:
-    with _blaming(name, chain):
+    with blaming(name, chain):
         if name == chain.order[-1] or chain.stages[name].auxiliary is not None:
             return load_model(model, task, seed=seed)
         torch.manual_seed(seed)
@@ -169,17 +154,3 @@ def _new(model: LinkedModel, loaded: Mapping[str, LoadedModel]) -> tuple[str, ..
 
 def _unused(loaded: Mapping[str, LoadedModel]) -> tuple[str, ...]:
     return tuple(f"stages.{name}.{one}" for name, stage in loaded.items() for one in stage.unused)
-
-
-@contextmanager
-def _blaming(name: str, chain: ChainConfig) -> Iterator[None]:
-    """Name a stage's own model, not the run's, in errors about it."""
-    try:
-        yield
-    except ChainftError as error:
-        if name and chain.stages[name].model is not None:
-            key = f"chain.stages.{name}.model"
-            error.problems = tuple(
-                replace(problem, key=key) if problem.key == "model.path" else problem for problem in error.problems
-            )
-        raise

@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "chainft"
 LAYERS = (
     {"errors"},
-    {"registry", "run_folder"},
+    {"__init__", "registry", "run_folder", "auto_classes"},
     {"config"},
     {"models", "tasks", "metrics", "data", "text"},
     {"stages"},

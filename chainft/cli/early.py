@@ -14,6 +14,7 @@ from chainft.data.example import SPLITS
 from chainft.data.files import find_file
 from chainft.data.load import check_given
 from chainft.metrics.base import check_metric
+from chainft.models.stage_models import blaming, stage_models
 from chainft.models.weights import locate
 from chainft.registry import find
 from chainft.run_folder import check_free
@@ -30,7 +31,9 @@ def check_early(config: RunConfig) -> None:
     task: Task = find("task", config.task.name, key="task.name")(config.task)
     check_metric(config.evaluation.metric, task)
     _check_data(config, task)
-    locate(config.model)
+    for stage, model in stage_models(config).items():
+        with blaming(stage, config.chain):
+            locate(model)
 
 
 def _check_data(config: RunConfig, task: Task) -> None:

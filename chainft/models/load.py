@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from chainft.auto_classes import LINKED
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.weights import Located, locate
@@ -115,6 +117,7 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
             model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
         return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
     if config.head == "new":
+        _check_replaceable(architecture, config.path)
         return _with_new_head(auto, place, architecture)
     return _from_weights(auto, place, architecture, old_labels)
 
@@ -137,6 +140,31 @@ def prepare(config: ModelConfig, task: Task) -> Prepared:
         )
     _check_direction(auto, architecture, config.path)
     return Prepared(auto, place, architecture, old_labels)
+
+
+def load_body(config: ModelConfig, task: Task) -> LoadedModel:
+    """The model without a head, in float32, for a linked stage. Raises ModelError where any of its weights is missing."""
+    place = locate(config)
+    architecture = load_config(config)
+    _check_vocabulary(architecture, task.tokenizer)
+    _check_direction(getattr(transformers, task.auto_class), architecture, config.path)
+    options = body_options(architecture)
+    if not config.pretrained:
+        with explained(place, "model"):
+            auto: Any = transformers.AutoModel
+            model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32, **options)
+        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
+    loaded, mismatched = _read(transformers.AutoModel, place, architecture, **options)
+    if absent := [*loaded.new, *mismatched]:
+        raise _misfit(place, loaded.model, absent)
+    return loaded
+
+
+def body_options(architecture: PreTrainedConfig) -> dict[str, Any]:
+    """Arguments that leave a pooler out of a body, whose parameters nothing would ever train."""
+    kind: Any = transformers.AutoModel._model_mapping[type(architecture)]
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def load_trained(folder: str, task: Task) -> PreTrainedModel:
@@ -171,7 +199,7 @@ def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) ->
     return LoadedModel(model, new, loaded.unused)
 
 
-def _read(auto: Any, place: Located, architecture: PreTrainedConfig) -> tuple[LoadedModel, list[str]]:
+def _read(auto: Any, place: Located, architecture: PreTrainedConfig, **options: Any) -> tuple[LoadedModel, list[str]]:
     """The model as transformers reads it, and the names of tensors of another shape."""
     with explained(place, "model"), _without_report():
         model, facts = auto.from_pretrained(
@@ -182,6 +210,7 @@ def _read(auto: Any, place: Located, architecture: PreTrainedConfig) -> tuple[Lo
             ignore_mismatched_sizes=True,
             **({} if place.gguf_file else {"use_safetensors": True}),
             **place.options(),
+            **options,
         )
     if place.gguf_file:
         _forget_quantization(model)
@@ -195,12 +224,16 @@ def check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> 
     """Everything but head and pooler must come from the weights."""
     body = [name for name in names if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name]
     if body:
-        raise ModelError(
-            f"the weights of {place.name!r} do not fit {type(model).__name__}: missing or of another shape are {_some(body)}",
-            slug="missing-tensors",
-            key="model.path",
-            help="the weights belong to another architecture or size than config.json says",
-        )
+        raise _misfit(place, model, body)
+
+
+def _misfit(place: Located, model: PreTrainedModel, absent: Iterable[str]) -> ModelError:
+    return ModelError(
+        f"the weights of {place.name!r} do not fit {type(model).__name__}: missing or of another shape are {_some(absent)}",
+        slug="missing-tensors",
+        key="model.path",
+        help="the weights belong to another architecture or size than config.json says",
+    )
 
 
 def fit_head(
@@ -210,7 +243,7 @@ def fit_head(
     wanted = _labels_of(model.config)
     if not has_head or not old or old == wanted:
         return
-    if sorted(old) == sorted(wanted) and not mismatched:
+    if sorted(old) == sorted(wanted) and not mismatched and model.config.model_type != LINKED:
         _reorder_head(model, [old.index(name) for name in wanted])
         return
     raise ModelError(
@@ -243,6 +276,17 @@ def _check_vocabulary(architecture: PreTrainedConfig, tokenizer: PreTrainedToken
             slug="vocabulary-mismatch",
             key="model.tokenizer",
             help="use the tokenizer that belongs to the model",
+        )
+
+
+def _check_replaceable(architecture: PreTrainedConfig, path: str) -> None:
+    """Linked models have several heads, in places that only their chain knows."""
+    if architecture.model_type == LINKED:
+        raise ModelError(
+            f"model.head=new cannot replace the heads of the linked models in {path!r}",
+            slug="wrong-head",
+            key="model.head",
+            help="train the chain anew from the models that it was made of",
         )
 
 

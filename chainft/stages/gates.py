@@ -66,7 +66,7 @@ class Gates:
         `payload` is None exactly where the span begins with the embeddings; `inputs` are the batch of the whole model.
         Raises ModelError for a model in training that drops whole blocks at random.
         """
-        _check_layerdrop(self.model)
+        check_layerdrop(self.model)
         call = _Call(span, self.blocks, payload, self._forms)
         if self.model.training:
             call.random = RandomState.now(self.model.device)
@@ -264,7 +264,8 @@ def _with_hidden(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
 
-def _check_layerdrop(model: PreTrainedModel) -> None:
+def check_layerdrop(model: PreTrainedModel) -> None:
+    """Raise ModelError for a model in training that drops whole blocks at random."""
     names = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop")
     dropped = [name for name in names if getattr(model.config, name, 0.0)]
     if dropped and model.training:

@@ -43,6 +43,13 @@ def check_chain(config: RunConfig, *, progress: Progress) -> tuple[Chain, list[C
             key="chain",
             help="give one, for example chain.split=3 or chain=frozen_base",
         )
+    if config.chain.is_linked:
+        raise ConfigError(
+            "linked models are no split of one model, so there is no whole to compare them with",
+            slug="no-whole",
+            key="chain",
+            help="chainft train checks what links need: vocabularies, widths, ties",
+        )
     prepared = prepare(_smaller(config), progress=progress, poll=lambda: None)
     torch.nn.Module.to(prepared.loaded.model, choose_device(config.train.device))
     prepared.loaded.model.train(False)

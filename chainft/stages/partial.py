@@ -73,6 +73,9 @@ def load_stage(config: ModelConfig, task: Task, span: Span, *, seed: int) -> Sta
         model = skeleton(prepared.auto, prepared.architecture)
     gates = Gates(model)
     names = live(gates, span)
+    if model._can_set_experts_implementation():
+        experts: Any = None  # The default again, which a skeleton cannot run.
+        model.set_experts_implementation(experts)
     torch.manual_seed(seed)
     drawn = {} if config.pretrained and config.head == "auto" else _drawn(prepared)
     if config.pretrained:

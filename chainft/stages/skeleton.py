@@ -30,6 +30,8 @@ def skeleton(auto: Any, architecture: PreTrainedConfig) -> PreTrainedModel:
             if buffer.device.type == "meta":  # Made like a parameter, such as those of ibert.
                 module._buffers[name] = ghost_of(buffer)
     model.train(False)
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")  # The grouped kernels refuse strides of 0.
     return model
 
 

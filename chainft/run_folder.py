@@ -95,17 +95,7 @@ def create(path: Path) -> RunFolder:
     Raises ConfigError where it exists with other content, StorageError where it can't be made.
     """
     try:
-        if path.exists() and not (path.is_dir() and _holds_no_work(path)):
-            is_run = (path / "config.yaml").is_file()
-            what = "exists and is not empty" if path.is_dir() else "is a file"
-            raise ConfigError(
-                f"run folder {str(path)!r} {what}",
-                slug="run-exists",
-                key="run",
-                help=f"go on with it by 'chainft train run={path} resume=true', or choose another name"
-                if is_run
-                else "choose another name, or leave run out for a new folder in runs_dir",
-            )
+        check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / ".write-test").write_bytes(b"")
         (path / ".write-test").unlink()
@@ -117,6 +107,22 @@ def create(path: Path) -> RunFolder:
             help="choose a folder that you may write: runs_dir=... or run=...",
         ) from error
     return RunFolder(path)
+
+
+def check_free(path: Path) -> None:
+    """Raise ConfigError where `path` holds something that a new run must not touch."""
+    if not path.exists() or (path.is_dir() and _holds_no_work(path)):
+        return
+    is_run = (path / "config.yaml").is_file()
+    what = "exists and is not empty" if path.is_dir() else "is a file"
+    raise ConfigError(
+        f"run folder {str(path)!r} {what}",
+        slug="run-exists",
+        key="run",
+        help=f"go on with it by 'chainft train run={path} resume=true', or choose another name"
+        if is_run
+        else "choose another name, or leave run out for a new folder in runs_dir",
+    )
 
 
 def _holds_no_work(path: Path) -> bool:

@@ -111,6 +111,26 @@ def test_evaluate_draws_the_same_examples_as_training(chainft: Chainft, words: l
     assert found["values"] == pytest.approx(expected)
 
 
+def test_evaluate_follows_the_task_settings_it_is_given(chainft: Chainft, whole: Path) -> None:
+    found = json.loads(succeed(chainft("evaluate", whole, "task.metrics=[tokens]", "--json")).stdout)["values"]
+    assert "token_accuracy" in found
+    assert "entity_f1" not in found
+
+
+def test_labels_of_other_data_count_as_missed_if_that_is_allowed(
+    chainft: Chainft, whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.conll").write_text("anna\tB-PER\nmet\tO\n\nrome\tB-DATE\n\n", encoding="utf-8")
+    refused = chainft("evaluate", whole, "data.test=other.conll")
+    assert refused.returncode == 3
+    assert "data.unseen_labels=allow" in refused.stderr
+    done = succeed(chainft("evaluate", whole, "data.test=other.conll", "data.unseen_labels=allow", "--json"))
+    (table,) = [one for one in json.loads(done.stdout)["tables"] if one["title"].startswith("Entities")]
+    (missed,) = [row for row in table["rows"] if row[0] == "DATE"]
+    assert missed[2] == 0.0
+    assert missed[4] == 1
+
+
 def test_the_same_seed_gives_the_same_run(chainft: Chainft, words: list[str], whole: Path, tmp_path: Path) -> None:
     """fault 32"""
     succeed(chainft("train", *words, "run=same", env={"PYTHONHASHSEED": "7"}))

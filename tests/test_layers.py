@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "chainft"
 LAYERS = (
     {"errors"},
-    {"registry", "run_folder"},
+    {"__init__", "registry", "run_folder", "auto_classes"},
     {"config"},
     {"models", "tasks", "metrics", "data", "text"},
     {"stages"},
@@ -195,6 +195,12 @@ def _loaded(*words: str) -> tuple[int, set[str]]:
         (["train", "task=ner", "--cfg", "job"], 0, {"rich"}),
         (["train", "-m", "task=ner", "optimizer.lr=1,-1"], 2, {"rich"}),
         (["train", "run=nowhere", "resume=true"], 2, set()),
+        (["train", "task=ner", f"run={PACKAGE}"], 2, set()),
+        (["train", "task=ner", "task.metrics=[entitie]"], 2, set()),
+        (["train", "task=ner", "evaluation.metric=f2"], 2, set()),
+        (["train", "task=ner", "data=conll"], 2, set()),
+        (["train", "task=ner", "data=conll", "data.train=nowhere.conll"], 3, set()),
+        (["train", "task=ner", "model=./nowhere"], 4, set()),
         (["evaluate", "nowhere"], 2, set()),
         (["check", "data", "task=ner", "optimizer.lr=-1"], 2, set()),
     ],

@@ -1,4 +1,7 @@
-"""`chainft check data ...`: what is wrong or odd with the data, before any training. The same checks start `train`."""
+"""`chainft check data|chain ...`: what is wrong with data or chain before any training.
+
+The checks of data are those that start `train`; for chains see `check_chain`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from chainft.data.store import FeatureStore
     from chainft.tasks.base import Task
 
-SUBJECTS = ("data",)
+SUBJECTS = ("data", "chain")
 FLAGS = (
     HELP,
     Flag(("--no-tokenizer",), "do not tokenise: faster, but nothing is said about lengths"),
@@ -33,6 +36,12 @@ def run(arguments: list[str]) -> int:
         print(_help(), end="")
         return 0
     _check_subject(given.words[:1])
+    if given.words[0] == "chain":
+        if given.has("no-tokenizer"):
+            raise ConfigError("--no-tokenizer has no effect on a chain", slug="no-effect", where="--no-tokenizer")
+        from chainft.cli.check_chain import run_check_chain
+
+        return run_check_chain(given)
     from chainft.config.compose import compose
 
     config = compose(given.words[1:]).config
@@ -125,11 +134,17 @@ def _check_subject(words: tuple[str, ...]) -> None:
 
 def _help() -> str:
     lines = [
-        "usage: chainft check data task=NAME [key=value ...] [flags]",
+        "usage: chainft check data|chain task=NAME [key=value ...] [flags]",
         "",
+        "data:",
         "Reads the data as 'chainft train' would and tells what is wrong or odd: malformed rows, labels that only",
         "an evaluation split has, duplicates, leaks between splits, conflicting and rare labels, odd characters,",
         "lengths against the model's limit. Exit code 3 if there is an error, else 0.",
+        "",
+        "chain:",
+        "Runs a few examples through the whole model and through its stages apart from each other, and compares",
+        "logits, loss and every gradient; looks for ties that do not hold and gradients of frozen parameters.",
+        "Exit code 4 if something differs, else 0.",
         "",
         "flags:",
         *flag_lines(FLAGS),
@@ -137,6 +152,7 @@ def _help() -> str:
         "examples:",
         "  chainft check data task=ner",
         "  chainft check data task=ner data.train=train.conll data.validation=dev.conll data.test=test.conll",
+        "  chainft check chain task=ner chain.split=3",
         "  chainft check data task=classify data.train=train.csv data.columns.text=sentence --json",
     ]
     return "\n".join(lines) + "\n"

@@ -13,9 +13,6 @@ from chainft.errors import ConfigError
 if TYPE_CHECKING:
     from chainft.config.compose import Composed
 
-if TYPE_CHECKING:
-    from chainft.config.compose import Composed
-
 FLAGS = (
     HELP,
     Flag(("-m", "--multirun"), "sweep: one run for each combination of the values given with commas"),
@@ -49,6 +46,9 @@ def run(arguments: list[str]) -> int:
 
         return run_sweep(given)
     composed = _composed(given)
+    from chainft.cli.early import check_early
+
+    check_early(composed.config)
     from chainft.train.session import run_training
 
     run_training(composed)

@@ -105,4 +105,9 @@ class ChainConfig:
     stages: Mapping[str, StageConfig] = field(default_factory=dict)
     """The stages by name."""
     exit_confidence: Fraction | None = None
-    """Prediction leaves at the first auxiliary head that is this sure of every answer of a batch; null: never."""
+    """Prediction of a text leaves at the first auxiliary head that is this sure of all its answers; null: never."""
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the stages are models of their own."""
+        return any(stage.model is not None for stage in self.stages.values())

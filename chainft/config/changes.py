@@ -1,4 +1,4 @@
-"""What may differ between a run and the settings with which it is resumed.
+"""What may differ between a run and the settings with which it is resumed or evaluated.
 
 Free: what changes no number. Refused: what makes another model or task. Everything else changes the numbers from
 here on, and needs its key in `allow_change`.
@@ -31,6 +31,8 @@ FREE = (
     "train.max_nonfinite_steps",
 )
 REFUSED = ("task", "model", "chain", "seed", "train.batch_size", "optimizer.name", "optimizer.options")
+EVALUATED = ("data", "task", "evaluation.batch_size", "train.device")
+"""What `chainft evaluate` reads; every other setting would be ignored."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,22 @@ def check_changes(old: RunConfig, new: RunConfig) -> None:
         )
         for change in found
         if change.kind == "refused" or (change.kind == "needs allow_change" and change.key not in new.allow_change)
+    ]
+    if problems:
+        raise ConfigError.of(problems)
+
+
+def check_evaluated(old: RunConfig, new: RunConfig) -> None:
+    """Raise ConfigError that lists every change which evaluating a finished run would not notice."""
+    problems = [
+        Problem(
+            "no-effect",
+            f"{change.key} = {change.new!r} has no effect on a model that is trained already",
+            key=change.key,
+            help=f"'chainft evaluate' reads {', '.join(EVALUATED)}; to train with it, start a new run",
+        )
+        for change in changes(old, new)
+        if not _under(change.key, EVALUATED) or change.key == "task.name"
     ]
     if problems:
         raise ConfigError.of(problems)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from chainft.config import kinds
+from chainft.config.link_rules import LINK_RULES
 from chainft.config.parse import parse
 from chainft.config.run import DataConfig, RunConfig, SchedulerConfig
 from chainft.config.stage_rules import STAGE_RULES
@@ -268,4 +269,5 @@ RULES: tuple[Rule, ...] = (
     tracker_settings_have_a_tracker,
     report_settings_have_a_report,
     *STAGE_RULES,
+    *LINK_RULES,
 )

@@ -132,6 +132,14 @@ def _rules(plan: SweepPlan) -> Iterator[Problem]:
                 where=word,
                 help="set sweep.dir or sweep.resume",
             )
+        if word.lstrip("+").startswith("runs_dir="):
+            yield Problem(
+                "no-effect",
+                f"{word} is for single runs; a sweep keeps its runs in a folder of its own",
+                where=word,
+                key="runs_dir",
+                help="name that folder by sweep.dir=FOLDER",
+            )
     if plan.config.resume and plan.config.dir is None:
         yield Problem(
             "contradiction", "sweep.resume = true, but no sweep is named", key="sweep.dir", help="add sweep.dir=FOLDER"

@@ -31,10 +31,19 @@ def data_card(
             "labels": {name: counts[name] for name in sorted(counts, key=lambda name: (-counts[name], name))},
         }
         if split in stores:
-            card["lengths"] = _histogram(stores[split].lengths)
+            card["lengths"] = _histogram(whole_lengths(examples, stores[split], task))
             card["max_length"] = task.max_length
         cards[split] = card
     return {"splits": cards, "findings": [asdict(finding) for finding in findings]}
+
+
+def whole_lengths(examples: Sequence[Example], store: FeatureStore, task: Task) -> np.ndarray:
+    """(num_examples,) tokens of each example before it was cut into windows or at the model's limit."""
+    windows = np.diff(store.first_of)
+    lengths = np.bincount(store.example_of, weights=store.lengths, minlength=len(examples)).astype(np.int64)
+    for index in np.flatnonzero((windows > 1) | (lengths >= task.max_length)):
+        lengths[index] = task.num_tokens(examples[int(index)])
+    return lengths
 
 
 def label_counts(task: Task, examples: Sequence[Example]) -> Counter[str]:

@@ -48,13 +48,7 @@ def load_splits(config: DataConfig, task: Task, *, trains: bool = True) -> Split
     """
     source: Source = find("source", config.name, key="data.name")(config)
     check_settings(task, config)
-    if config.train is None and (trains or not (config.validation or config.test)):
-        raise ConfigError(
-            "no training data is given",
-            slug="no-data",
-            key="data.train",
-            help="name a file by data.train=FILE, or leave data out to use the starter data",
-        )
+    check_given(config, trains=trains)
     reader = _Reader(config, source, task)
     splits: dict[Split, list[Example]] = {}
     for split in SPLITS:
@@ -72,6 +66,17 @@ def load_splits(config: DataConfig, task: Task, *, trains: bool = True) -> Split
         fingerprint(splits),
         tuple(reader.problems),
     )
+
+
+def check_given(config: DataConfig, *, trains: bool) -> None:
+    """Raise ConfigError where no data is named, or none for training though it `trains`."""
+    if config.train is None and (trains or not (config.validation or config.test)):
+        raise ConfigError(
+            "no training data is given",
+            slug="no-data",
+            key="data.train",
+            help="name a file by data.train=FILE, or leave data out to use the starter data",
+        )
 
 
 def fingerprint(splits: Mapping[Split, Sequence[Example]]) -> str:

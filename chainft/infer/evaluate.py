@@ -30,8 +30,11 @@ class Evaluated:
 def evaluate_run(
     run: Path, config: RunConfig, split: Split, *, progress: Callable[[str, int, int], None] | None = None
 ) -> Evaluated:
-    """Score the model of `run` on `split` of the data that `config` names. Raises DataError for labels it never saw."""
-    trained = load_run(run)
+    """Score the model of `run` on `split` of the data that `config` names.
+
+    Raises DataError for labels it never saw; with `data.unseen_labels: allow` they count as missed.
+    """
+    trained = load_run(run, config.task)
     splits = load_splits(config.data, trained.task, trains=False)
     examples = splits.examples.get(split, ())
     if not examples:
@@ -41,7 +44,8 @@ def evaluate_run(
             key=f"data.{split}",
             help=f"name a file by data.{split}=FILE, or choose another --split",
         )
-    check_labels(trained.task, examples, split)
+    if config.data.unseen_labels == "error":
+        check_labels(trained.task, examples, split)
     store = open_store(
         examples,
         trained.task,
@@ -66,12 +70,18 @@ def check_labels(task: Task, examples: Sequence[Example], split: Split) -> None:
         raise DataError.of(
             Problem(
                 "unknown-label",
-                f"{split} has the label {name!r} ({counts[name]} times), which the model never learned",
+                f"{split} has the label {name!r} ({counts[name]} {'time' if counts[name] == 1 else 'times'}), which the model never learned",
                 key=f"data.{split}",
-                help=did_you_mean(name, task.labels.names) or f"the model knows {', '.join(task.labels.names)}",
+                help=f"{did_you_mean(name, task.labels.names) or f'the model knows {_known(task)}.'} "
+                "If it is right, set data.unseen_labels=allow (it counts as missed)",
             )
             for name in unknown
         )
+
+
+def _known(task: Task, most: int = 10) -> str:
+    names = task.labels.names
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _named(progress: Callable[[str, int, int], None] | None, name: str) -> Callable[[int, int], None] | None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from chainft import __version__
 from chainft.config.parse import dump, parse
 from chainft.config.run import ModelConfig, TaskConfig
-from chainft.errors import CheckpointError
+from chainft.errors import CheckpointError, ConfigError
 from chainft.models.load import load_tokenizer, load_trained
 from chainft.registry import find
 from chainft.run_folder import STATE_FILE, model_folder, write_json
@@ -51,10 +51,13 @@ def save_trained(folder: Path, model: PreTrainedModel, task: Task, chain: Chain)
     write_json(folder / STATE_FILE, state)
 
 
-def load_run(path: Path) -> Trained:
-    """The model that a run trained. Raises ConfigError or ModelError for a folder that holds none."""
+def load_run(path: Path, config: TaskConfig | None = None) -> Trained:
+    """The model that a run trained, with other task settings if `config` is given.
+
+    Raises ConfigError or ModelError for a folder that holds none, ConfigError for settings of another kind of task.
+    """
     folder = model_folder(path)
-    task = load_task(folder)
+    task = load_task(folder, config)
     model = load_trained(str(folder), task)
     state = _read_state(folder / STATE_FILE)
     retie(model, state.get("ties", {}), where=str(folder))
@@ -64,13 +67,20 @@ def load_run(path: Path) -> Trained:
     return Trained(folder, task, model)
 
 
-def load_task(folder: Path) -> Task:
-    """The task as it was trained, with labels, tokenizer and length limit."""
+def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
+    """The task as it was trained (or with the settings `config`), with labels, tokenizer and length limit."""
     state = _read_state(folder / STATE_FILE)
     name = str(state["task"].get("name"))
     plugin = find("task", name, key="task.name")
-    config: TaskConfig = parse(plugin.config_class, state["task"], at="task")
-    task: Task = plugin(config)
+    saved: TaskConfig = parse(plugin.config_class, state["task"], at="task")
+    task: Task = plugin(config or saved)
+    if type(task) is not type(plugin(saved)):
+        raise ConfigError(
+            "the model was trained for another kind of answer than these task settings ask for",
+            slug="other-task",
+            key="task",
+            help="leave the settings of task that choose the kind of answer as they were in training",
+        )
     task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
     task.prepare(load_tokenizer(ModelConfig(path=str(folder))), max_length=int(state["max_length"]))
     return task

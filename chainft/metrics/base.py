@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from chainft.errors import ConfigError
+from chainft.errors import ConfigError, did_you_mean
 from chainft.registry import find
-from chainft.tasks.base import Metric
+from chainft.tasks.base import Metric, Task, merge_scores
 
 
 def make_metrics(names: Sequence[str], family: str) -> list[Metric]:
@@ -23,6 +23,24 @@ def make_metrics(names: Sequence[str], family: str) -> list[Metric]:
             )
         metrics.append(kind())
     return metrics
+
+
+def check_metric(name: str | None, task: Task) -> None:
+    """Raise ConfigError where `task` reports no value `name`: metrics tell their names without any example."""
+    empty = merge_scores(metric.compute() for metric in task.metrics())
+    names = {"loss": 0.0, **empty.values, **task.loss_scores(1.0)}
+    if name is not None and name not in names:
+        raise unknown_metric(name, names)
+
+
+def unknown_metric(metric: str, values: Mapping[str, float]) -> ConfigError:
+    """The error for a metric that the task does not report."""
+    return ConfigError(
+        f"there is no metric {metric!r}; this task reports {', '.join(sorted(values))}",
+        slug="unknown-metric",
+        key="evaluation.metric",
+        help=did_you_mean(metric, values),
+    )
 
 
 class Counts(NamedTuple):

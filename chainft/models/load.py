@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from chainft.auto_classes import LINKED
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.weights import Located, locate
@@ -36,10 +38,22 @@ class LoadedModel:
     """Tensors of the weights that this model has no place for, such as another head."""
 
 
+class Prepared(NamedTuple):
+    """How a model is to be loaded for a task."""
+
+    auto: Any
+    """The class of transformers that builds it."""
+    place: Located
+    architecture: PreTrainedConfig
+    """With the task's options, such as its labels."""
+    old_labels: tuple[str, ...]
+    """Names of the labels that the model came with."""
+
+
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing or not a fast one."""
     place = Located(config.tokenizer) if config.tokenizer else locate(config)
-    with _explained(place, "tokenizer"):
+    with explained(place, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.name, **place.options())
     if not tokenizer.is_fast:
         raise ModelError(
@@ -62,7 +76,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 def load_config(config: ModelConfig) -> PreTrainedConfig:
     """The model's Hugging Face config, without weights."""
     place = locate(config)
-    with _explained(place, "config"):
+    with explained(place, "config"):
         loaded: PreTrainedConfig = AutoConfig.from_pretrained(place.name, **place.options())
     return loaded
 
@@ -96,25 +110,23 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
     into the task's order); a head with other labels is refused unless `model.head` is `new`. New parameters
     are drawn with `seed`.
     """
-    place = locate(config)
-    old_labels = _labels_of(load_config(config))
-    auto, architecture = fitted_config(config, task)
+    auto, place, architecture, old_labels = prepare(config, task)
     torch.manual_seed(seed)
     if not config.pretrained:
-        with _explained(place, "model"):
+        with explained(place, "model"):
             model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
         return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
     if config.head == "new":
+        _check_replaceable(architecture, config.path)
         return _with_new_head(auto, place, architecture)
     return _from_weights(auto, place, architecture, old_labels)
 
 
-def fitted_config(config: ModelConfig, task: Task) -> tuple[Any, PreTrainedConfig]:
-    """The `auto` class of transformers for the task, and the model's config with what the task's head needs.
-
-    Raises ModelError for a model that has no such head or does not fit its tokenizer.
-    """
+def prepare(config: ModelConfig, task: Task) -> Prepared:
+    """What `load_model` knows before it reads weights. Raises ModelError where model and task do not go together."""
+    place = locate(config)
     architecture = load_config(config)
+    old_labels = _labels_of(architecture)
     for key, value in task.model_options().items():
         setattr(architecture, key, value)
     _check_vocabulary(architecture, task.tokenizer)
@@ -127,7 +139,32 @@ def fitted_config(config: ModelConfig, task: Task) -> tuple[Any, PreTrainedConfi
             help=_other_model(task),
         )
     _check_direction(auto, architecture, config.path)
-    return auto, architecture
+    return Prepared(auto, place, architecture, old_labels)
+
+
+def load_body(config: ModelConfig, task: Task) -> LoadedModel:
+    """The model without a head, in float32, for a linked stage. Raises ModelError where any of its weights is missing."""
+    place = locate(config)
+    architecture = load_config(config)
+    _check_vocabulary(architecture, task.tokenizer)
+    _check_direction(getattr(transformers, task.auto_class), architecture, config.path)
+    options = body_options(architecture)
+    if not config.pretrained:
+        with explained(place, "model"):
+            auto: Any = transformers.AutoModel
+            model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32, **options)
+        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
+    loaded, mismatched = _read(transformers.AutoModel, place, architecture, **options)
+    if absent := [*loaded.new, *mismatched]:
+        raise _misfit(place, loaded.model, absent)
+    return loaded
+
+
+def body_options(architecture: PreTrainedConfig) -> dict[str, Any]:
+    """Arguments that leave a pooler out of a body, whose parameters nothing would ever train."""
+    kind: Any = transformers.AutoModel._model_mapping[type(architecture)]
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def load_trained(folder: str, task: Task) -> PreTrainedModel:
@@ -147,7 +184,7 @@ def _from_weights(
     auto: Any, place: Located, architecture: PreTrainedConfig, old_labels: tuple[str, ...]
 ) -> LoadedModel:
     loaded, mismatched = _read(auto, place, architecture)
-    _fit_head(loaded.model, place, old_labels, has_head=not loaded.new, mismatched=mismatched)
+    fit_head(loaded.model, place, old_labels, has_head=not loaded.new, mismatched=mismatched)
     return loaded
 
 
@@ -162,9 +199,9 @@ def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) ->
     return LoadedModel(model, new, loaded.unused)
 
 
-def _read(auto: Any, place: Located, architecture: PreTrainedConfig) -> tuple[LoadedModel, list[str]]:
+def _read(auto: Any, place: Located, architecture: PreTrainedConfig, **options: Any) -> tuple[LoadedModel, list[str]]:
     """The model as transformers reads it, and the names of tensors of another shape."""
-    with _explained(place, "model"), _without_report():
+    with explained(place, "model"), _without_report():
         model, facts = auto.from_pretrained(
             place.name,
             config=architecture,
@@ -173,34 +210,40 @@ def _read(auto: Any, place: Located, architecture: PreTrainedConfig) -> tuple[Lo
             ignore_mismatched_sizes=True,
             **({} if place.gguf_file else {"use_safetensors": True}),
             **place.options(),
+            **options,
         )
     if place.gguf_file:
         _forget_quantization(model)
     mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in facts["mismatched_keys"])
     new, unused = tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"]))
-    _check_body(model, [*new, *mismatched], place)
+    check_body(model, [*new, *mismatched], place)
     return LoadedModel(model, new, unused), mismatched
 
 
-def _check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
+def check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
     """Everything but head and pooler must come from the weights."""
     body = [name for name in names if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name]
     if body:
-        raise ModelError(
-            f"the weights of {place.name!r} do not fit {type(model).__name__}: missing or of another shape are {_some(body)}",
-            slug="missing-tensors",
-            key="model.path",
-            help="the weights belong to another architecture or size than config.json says",
-        )
+        raise _misfit(place, model, body)
 
 
-def _fit_head(
+def _misfit(place: Located, model: PreTrainedModel, absent: Iterable[str]) -> ModelError:
+    return ModelError(
+        f"the weights of {place.name!r} do not fit {type(model).__name__}: missing or of another shape are {_some(absent)}",
+        slug="missing-tensors",
+        key="model.path",
+        help="the weights belong to another architecture or size than config.json says",
+    )
+
+
+def fit_head(
     model: PreTrainedModel, place: Located, old: tuple[str, ...], *, has_head: bool, mismatched: list[str]
 ) -> None:
+    """Put the rows of a head that the weights brought into the task's order; refuse one for other labels."""
     wanted = _labels_of(model.config)
     if not has_head or not old or old == wanted:
         return
-    if sorted(old) == sorted(wanted) and not mismatched:
+    if sorted(old) == sorted(wanted) and not mismatched and model.config.model_type != LINKED:
         _reorder_head(model, [old.index(name) for name in wanted])
         return
     raise ModelError(
@@ -236,6 +279,17 @@ def _check_vocabulary(architecture: PreTrainedConfig, tokenizer: PreTrainedToken
         )
 
 
+def _check_replaceable(architecture: PreTrainedConfig, path: str) -> None:
+    """Linked models have several heads, in places that only their chain knows."""
+    if architecture.model_type == LINKED:
+        raise ModelError(
+            f"model.head=new cannot replace the heads of the linked models in {path!r}",
+            slug="wrong-head",
+            key="model.head",
+            help="train the chain anew from the models that it was made of",
+        )
+
+
 def _check_direction(auto: Any, architecture: PreTrainedConfig, path: str) -> None:
     """Refuse an encoder for generation: transformers would build it, but each token sees the ones it has to predict."""
     sees_all = getattr(architecture, "is_decoder", None) is False and not architecture.is_encoder_decoder
@@ -265,7 +319,7 @@ def _other_model(task: Task) -> str:
 
 
 @contextmanager
-def _explained(place: Located, what: str) -> Iterator[None]:
+def explained(place: Located, what: str) -> Iterator[None]:
     """Turn what transformers raises for absent or damaged files into a ModelError."""
     try:
         yield

@@ -11,7 +11,7 @@ from chainft import registry
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, collate
 from chainft.errors import ConfigError
-from chainft.models.load import fitted_config, load_config, load_tokenizer, max_length_of
+from chainft.models.load import load_config, load_tokenizer, max_length_of, prepare
 from chainft.plan.trace import Ghostly
 from chainft.stages.skeleton import skeleton
 from chainft.tasks.base import Arrays, Column, Labels, Task
@@ -40,7 +40,7 @@ def has_labels(task: Task) -> bool:
 
 def new_skeleton(config: RunConfig, task: Task) -> Any:
     """The model with the task's head, without weights. Raises ModelError."""
-    auto, architecture = fitted_config(config.model, task)
+    auto, _, architecture, _ = prepare(config.model, task)
     return skeleton(auto, architecture)
 
 

@@ -1,4 +1,4 @@
-"""The distribution of sequence lengths, with the limit of the model."""
+"""The distribution of the lengths of examples, with the limit of the model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from chainft.report.scale import Scale, fitted, linear
 
 _LEFT, _RIGHT, _TOP, _FLOOR = 58.0, 14.0, 22.0, HEIGHT - 42.0
 _FAR = 1.6
-"""A limit further right than this many times the longest sequence is only told, for the bars to stay wide."""
+"""A limit further right than this many times the longest example is only told, for the bars to stay wide."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Shares of a split's sequences between neighbouring edges."""
+    """Shares of a split's examples between neighbouring edges."""
 
     name: str
     edges: tuple[float, ...]
@@ -50,9 +50,9 @@ def length_chart(splits: Sequence[Lengths], max_length: int | None) -> Html | No
     parts.extend(_outline(split, x, y, style) for style, split in enumerate(splits[1:], start=1))
     if max_length:
         parts.append(_far_limit(max_length) if beyond else _limit(x.place(float(max_length)), max_length))
-    note = "share of the sequences of each split by their number of tokens"
+    note = "share of the examples of each split by their number of tokens, before any is cut into windows"
     legend = [Line(split.name, (), style) for style, split in enumerate(splits)]
-    return figure("Length of sequences", note, svg(parts, label=f"Length of sequences: {note}"), legend=legend)
+    return figure("Length of examples", note, svg(parts, label=f"Length of examples: {note}"), legend=legend)
 
 
 def _used(split: Lengths) -> tuple[float, ...]:

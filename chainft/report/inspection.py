@@ -58,7 +58,7 @@ def print_data_card(card: Mapping[str, Any], *, console: Console | None = None) 
 
 
 def _lengths(facts: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """The end of the last bin of lengths that holds a feature, and the limit; unknown without a tokenizer."""
+    """The end of the last bin of lengths that holds an example, and the limit; unknown without a tokenizer."""
     if "lengths" not in facts:
         return None, None
     filled = [index for index, count in enumerate(facts["lengths"]["counts"]) if count]

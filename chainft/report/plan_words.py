@@ -14,7 +14,7 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """What the plan says, as names and texts."""
     yield "model", _model_line(plan["model"])
     for stage in plan.get("stages") or ():
-        yield f"  {stage['name']}", _stage_line(stage)
+        yield f"  {stage['name']}", stage_line(stage)
     data = plan["data"]
     splits = [f"{name} {_split_words(data[name])}" for name in ("train", "validation", "test") if name in data]
     yield "data", " · ".join(splits)
@@ -39,7 +39,8 @@ def _model_line(model: Mapping[str, Any]) -> str:
     return f"{model['path']} ({model['class']}), {total:,} parameters, {trained}; at most {model['max_length']} tokens{new}"
 
 
-def _stage_line(stage: Mapping[str, Any]) -> str:
+def stage_line(stage: Mapping[str, Any]) -> str:
+    """What a stage is and what is trained in it."""
     total, trainable, later = stage["parameters"], stage["trainable"], stage["trained_later"]
     trained = "frozen" if not trainable else "trained" if trainable == total else f"{trainable:,} trained"
     after = ", trained later" if later and later == trainable else f", {later:,} of them later" if later else ""

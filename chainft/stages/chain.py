@@ -19,6 +19,8 @@ from chainft.config.run import RunConfig
 from chainft.errors import ConfigError, did_you_mean
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.imported import take_weights
+from chainft.stages.links import LinkedModel
+from chainft.stages.links_parts import blocks_of, linked_parts, linked_spans
 from chainft.stages.lora import add_adapters, merge_adapters, tie_adapters
 from chainft.stages.parts import Part, parts_of, parts_with_adapters
 from chainft.stages.policy import (
@@ -67,13 +69,19 @@ class Chain:
     def conduct(self) -> Conduct:
         return Conduct(self.parts)
 
+    def set_recomputation(self) -> None:
+        """Recompute activations in the stages that say so, and in no stage that says no; others stay as they are."""
+        for part in self.parts:
+            if part.config.gradient_checkpointing is not None:
+                recompute(part, self.model, enabled=part.config.gradient_checkpointing)
+
     def merge(self) -> None:
         """Bring the model into its plain form: adapters become part of the weights."""
         merge_adapters(self.model)
 
     def describe(self) -> list[dict[str, Any]]:
         """For each stage what the plan shows: blocks, parameters, trainable ones, and with whom it shares."""
-        block_map = find_blocks(self.model).map if len(self.parts) > 1 or self.ties else None
+        block_map = blocks_of(self.model).map if len(self.parts) > 1 or self.ties else None
         return [
             {
                 "name": part.name,
@@ -122,16 +130,34 @@ def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int
         whole = dict(model.named_parameters(remove_duplicate=False))
         part = Part(WHOLE, StageConfig(), whole, [model], [])
         return Chain(model, {WHOLE: Span(0, 0, embeddings=True, head=True)}, [part])
+    if isinstance(model, LinkedModel) and chain.is_linked:
+        return _build_linked(model, chain)
     spans = stage_spans(find_blocks(model), chain, cuts)
     settings = {name: chain.stages.get(name, StageConfig()) for name in spans}
     spans, ties = _repeated(model, spans, settings)
     ties |= _shared(find_blocks(model), spans, settings)
     parts = parts_of(find_blocks(model), spans, settings)
+    conducted, later, imported = _conducted(model, parts, ties)
+    return Chain(model, spans, conducted, ties, frozenset(later), imported)
+
+
+def _build_linked(model: LinkedModel, chain: ChainConfig) -> Chain:
+    """The stages of linked models, which keep their declared ties in their own config."""
+    spans = linked_spans(model)
+    settings = {name: chain.stages[name] for name in spans}
+    ties = _shared(blocks_of(model), spans, settings)
+    model.set_ties(ties)
+    parts, later, imported = _conducted(model, linked_parts(model, settings), ties)
+    return Chain(model, spans, parts, {}, frozenset(later), imported)
+
+
+def _conducted(
+    model: PreTrainedModel, parts: Sequence[Part], ties: Ties
+) -> tuple[Sequence[Part], set[int], dict[str, str]]:
+    """Apply every stage's settings; the stages afterwards, what is trained later, and weights from earlier runs."""
     imported = {part.name: take_weights(part, part.config.from_) for part in parts if part.config.from_}
     for part in parts:
         set_dropout(part)
-        if part.config.gradient_checkpointing:
-            recompute(part, model)
         if part.config.dtype is not None:
             set_dtype(model, part.blocks, part.config.dtype)
     later = freeze(parts)
@@ -139,7 +165,7 @@ def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int
         _add_adapters(model, parts, ties)
         parts = parts_with_adapters(model, parts)
     check_something_trains(parts)
-    return Chain(model, spans, parts, ties, frozenset(later), imported)
+    return parts, later, imported
 
 
 def stage_spans(blocks: Blocks, chain: ChainConfig, cuts: Sequence[int] | None = None) -> dict[str, Span]:

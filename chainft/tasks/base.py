@@ -212,6 +212,10 @@ class Task(ABC):
         Holds the columns of `features` and may hold more that only `decode` needs; those are not stored.
         """
 
+    def num_tokens(self, example: Example) -> int:
+        """Tokens of the whole example, special ones included, before it is cut; by default those of its features."""
+        return sum(len(feature["input_ids"]) for feature in self.encode(example))
+
     # Model --------------------------------------------------------------------------------------
 
     def model_options(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from chainft.data.batching import Batch
 
 DEFAULT_THRESHOLD = 0.5
+IGNORED = -100
 _FEATURES: Mapping[str, Column] = {
     "input_ids": Column(pad="pad_token", model_input=True),
     "token_type_ids": Column(pad=0, model_input=True),
@@ -52,18 +53,15 @@ class ClassifyConfig(TaskConfig):
     window_overlap: Annotated[int, Limits(low=0)] | FractionBelowOne = 0.25
     """What two windows of an over-long text share: tokens (whole number) or a share of a window; at most half."""
     label_smoothing: FractionBelowOne = 0.0
-    """Share of the target that is spread evenly over all labels."""
+    """Share of the target that is spread evenly over all labels; with `multi_label`, over yes and no of each label."""
     class_weights: Literal["balanced"] | Mapping[str, Positive] | None = None
-    """Weight of each label in the loss: null (all 1), balanced (rare ones more), or numbers such as `{spam: 2}`."""
+    """Weight of each label in the loss: null (all 1), balanced (rare ones more), or numbers such as `{spam: 2}`.
+    With `multi_label` it weighs the texts that have the label; those without it weigh 1."""
     metrics: tuple[str, ...] | None = None
     """What evaluation counts; default: classification, or multilabel with `multi_label`."""
 
     def without_effect(self) -> Iterator[Problem]:
         """Settings that others make pointless."""
-        for name in ("label_smoothing", "class_weights"):
-            if self.multi_label and getattr(self, name):
-                because = "with task.multi_label each label is decided by itself"
-                yield Problem("no-effect", f"task.{name} has no effect: {because}", key=f"task.{name}")
         if self.threshold is not None and not self.multi_label:
             because = "the likeliest of all labels is predicted"
             help = "set task.multi_label=true as well"
@@ -142,6 +140,9 @@ class Classify(Task):
             shared["labels"] = self.target(self.labels_of(example))
         return [window | shared for window in windows]
 
+    def num_tokens(self, example: Example) -> int:
+        return self._fitter.num_tokens(example)
+
     # Model --------------------------------------------------------------------------------------
 
     def model_options(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class SingleLabel(Classify):
         classes.TEXT_PAIR,
         Field("label", "label", aliases=("category", "intent", "class", "target"), gold=True),
     )
-    features: ClassVar[Mapping[str, Column]] = {**_FEATURES, "labels": Column(pad=-100, axis=None)}
+    features: ClassVar[Mapping[str, Column]] = {**_FEATURES, "labels": Column(pad=IGNORED, axis=None)}
     main_metric: ClassVar[str] = "f1_macro"
     metric_family: ClassVar[str] = "label"
     default_metric: ClassVar[str] = "classification"
@@ -184,7 +185,9 @@ class SingleLabel(Classify):
         return (example.values["label"],)
 
     def target(self, labels: Sequence[str]) -> np.ndarray:
-        return np.array([self.labels.names.index(labels[0])], dtype=np.int32)
+        """(1,) id of the label; -100, which the loss leaves out, for one that a trained model does not have."""
+        names = self.labels.names
+        return np.array([names.index(labels[0]) if labels[0] in names else IGNORED], dtype=np.int32)
 
     def stratum(self, example: Example) -> str | None:
         return str(example.values["label"])
@@ -204,10 +207,11 @@ class SingleLabel(Classify):
 
     def num_targets(self, batch: Batch) -> float:
         """Texts: the weights of windows, times those of their labels."""
-        weights = batch.targets["window_weight"].squeeze(1).double()
+        labels = batch.targets["labels"].squeeze(1)  # (B,)
+        weights = batch.targets["window_weight"].squeeze(1).double() * (labels != IGNORED)
         of_class = self._weights_like(weights)
         if of_class is not None:
-            weights = weights * of_class.double()[batch.targets["labels"].squeeze(1)]
+            weights = weights * of_class.double()[labels.clamp(min=0)]
         return float(weights.sum())
 
     def _weights_like(self, tensor: Tensor) -> Tensor | None:
@@ -262,17 +266,25 @@ class MultiLabel(Classify):
         return np.array([name in labels for name in self.labels.names], dtype=np.float32)
 
     def loss(self, output: Any, batch: Batch) -> Tensor:
-        """Binary cross-entropy over all (text, label) decisions, each window's by its weight."""
+        """Binary cross-entropy over all (text, label) decisions, each by the weight of its window and label."""
         from torch.nn import functional
 
+        labels, smoothing = batch.targets["labels"].float(), self.config.label_smoothing
         losses = functional.binary_cross_entropy_with_logits(
-            output.logits.float(), batch.targets["labels"].float(), reduction="none"
-        )
-        return (losses * batch.targets["window_weight"]).sum()
+            output.logits.float(), labels * (1 - smoothing) + smoothing / 2, reduction="none"
+        )  # (B, C)
+        return (losses * self._decision_weights(batch)).sum()
 
     def num_targets(self, batch: Batch) -> float:
-        """Decisions: texts times labels."""
-        return float(batch.targets["window_weight"].double().sum()) * len(self.labels.names)
+        """Decisions: texts times labels, by their weights."""
+        return float(self._decision_weights(batch).double().sum())
+
+    def _decision_weights(self, batch: Batch) -> Tensor:
+        """(B, C): the weight of the window, times that of the label where the text has it."""
+        labels, windows = batch.targets["labels"].float(), batch.targets["window_weight"]  # (B, C), (B, 1)
+        if self._class_weights is None:
+            return windows.expand_as(labels)
+        return windows * (1 + labels * (labels.new_tensor(self._class_weights) - 1))
 
     def decode(self, example: Example, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
         scores = classes.by_name(self.labels.names, classes.sigmoid(raw))

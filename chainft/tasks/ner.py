@@ -146,6 +146,9 @@ class Ner(Task):
             features.append(arrays | extra)
         return features
 
+    def num_tokens(self, example: Example) -> int:
+        return int(sum(self._sub_words(example).lengths)) + self._frame.num_special
+
     # Model --------------------------------------------------------------------------------------
 
     def loss(self, output: Any, batch: Batch) -> Tensor:

@@ -116,12 +116,16 @@ class Fitter:
         kept = self._fitted(tokens.sequence_ids(0), example)
         return [{name: array[places] for name, array in arrays.items()} for places in kept]
 
+    def num_tokens(self, example: Example) -> int:
+        """Tokens of the whole text, or pair, with special tokens."""
+        return len(self._tokens(example)["input_ids"])
+
     def findings(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
         """How many texts `overflow: truncate` cuts."""
         if self.overflow != "truncate":
             return
         for split, examples in splits.items():
-            cut = [example for example in examples if len(self._tokens(example)["input_ids"]) > self.limit]
+            cut = [example for example in examples if self.num_tokens(example) > self.limit]
             if cut:
                 message = f"{split}: {len(cut)} of {len(examples)} texts lose what is beyond {self.limit} tokens"
                 help = "task.overflow=window reads all of it"

@@ -14,6 +14,7 @@ rightly. The scheme is needed to say what is *illegal* (`violations`), and that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,8 @@ SCHEMES: tuple[Scheme, ...] = ("iob1", "iob2", "bioes", "bilou", "io")
 OUTSIDE = "O"
 
 _PREFIXES: Mapping[Scheme, str] = {"iob1": "BI", "iob2": "BI", "bioes": "BIES", "bilou": "BILU", "io": "I"}
+_SLIP = re.compile(r"\s*(?:([BIESLU])\s*[-_–]\s*(\S+)|o)\s*", re.IGNORECASE)
+"""A tag, or what is likely meant for one: a small letter, another dash, white space around."""
 _OPENING = "BSU"
 _CLOSING = "ESLU"
 _ALL_PREFIXES = frozenset("BIESLU")
@@ -134,11 +137,18 @@ def repaired(tags: Sequence[str], index: int, scheme: Scheme) -> str | None:
 
     It is an offer to a person: chainft never changes tags on its own.
 
-    >>> repaired(["O", "I-PER"], 1, "iob2"), repaired(["B-"], 0, "iob2")
-    ('B-PER', None)
+    >>> repaired(["O", "I-PER"], 1, "iob2"), repaired(["B-"], 0, "iob2"), repaired(["b_PER"], 0, "iob2")
+    ('B-PER', None, 'B-PER')
     """
-    if malformed(tags[index]) is not None:
-        return OUTSIDE if tags[index].strip().casefold() == "o" else None
+    slip = _SLIP.fullmatch(tags[index])
+    if slip is not None:
+        prefix, kind = slip.groups()
+        better = f"{prefix.upper()}-{kind}" if prefix else OUTSIDE
+        return better if better != tags[index] else _converted(tags, index, scheme)
+    return _converted(tags, index, scheme) if malformed(tags[index]) is None else None
+
+
+def _converted(tags: Sequence[str], index: int, scheme: Scheme) -> str | None:
     better = convert(tags, scheme)[index]
     return better if better != tags[index] else None
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from chainft.config.run import Interval, RunConfig
 from chainft.data.example import Example
-from chainft.errors import ConfigError, DivergedError, Interrupted, Stopped, did_you_mean
+from chainft.errors import DivergedError, Interrupted, Stopped
+from chainft.metrics.base import unknown_metric
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
@@ -248,13 +249,3 @@ def greater_is_better(config: RunConfig, metric: str) -> bool:
     if config.evaluation.greater_is_better is not None:
         return config.evaluation.greater_is_better
     return not metric.endswith(("loss", "perplexity"))
-
-
-def unknown_metric(metric: str, values: Mapping[str, float]) -> ConfigError:
-    """The error for a metric that the task does not report."""
-    return ConfigError(
-        f"there is no metric {metric!r}; this task reports {', '.join(sorted(values))}",
-        slug="unknown-metric",
-        key="evaluation.metric",
-        help=did_you_mean(metric, values),
-    )

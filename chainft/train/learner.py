@@ -11,11 +11,12 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from chainft.config.run import RunConfig
@@ -198,7 +199,7 @@ class Learner:
             moved = batch.to(self.accelerator.device)
             with self.accelerator.autocast():
                 output = self.model(**moved.inputs)
-            loss = self.task.loss(output, moved) / max(num_targets, 1e-12)
+            loss = loss_of(self.task, output, moved) / max(num_targets, 1e-12)
             if fault_point("loss", step=step + 1):
                 loss = loss * float("nan")
             fault_point("backward", step=step + 1)
@@ -234,6 +235,14 @@ class Learner:
             self.max_rows,
             self.config.train.batch_size,
         )
+
+
+def loss_of(task: Task, output: Any, batch: Batch) -> Tensor:
+    """The sum of the task's losses; linked models with auxiliary heads add theirs, each with its weight."""
+    loss = task.loss(output, batch)
+    for weight, head in getattr(output, "auxiliary", None) or ():
+        loss = loss + weight * task.loss(head, batch)
+    return loss
 
 
 def configured_rows(config: RunConfig) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from chainft.config.run import RunConfig
+from chainft.models.stage_models import stage_models
 from chainft.train.learner import Learner
 from chainft.train.prepare import Prepared
 from chainft.train.schedule import warmup_steps_of
@@ -22,7 +23,7 @@ def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: P
         "task": config.task.name,
         "run": str(run),
         "model": {
-            "path": config.model.path,
+            "path": ", ".join(dict.fromkeys(one.path for one in stage_models(config).values())),
             "class": type(model).__name__,
             "parameters": sum(p.numel() for p in model.parameters()),
             "trainable": sum(p.numel() for p in model.parameters() if prepared.chain.trains(p)),

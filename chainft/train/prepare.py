@@ -23,9 +23,10 @@ from chainft.data.load import Splits, load_splits
 from chainft.data.store import FeatureStore, open_store
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
-from chainft.models.load import LoadedModel, load_config, load_model, load_tokenizer, max_length_of
+from chainft.models.load import LoadedModel, load_model
 from chainft.registry import find
 from chainft.stages.chain import Chain, build_chain
+from chainft.stages.links_load import build_linked, check_models, read_tokenizer
 from chainft.tasks.base import Task
 from chainft.train.cuts import chain_cuts
 from chainft.train.learner import Course
@@ -85,7 +86,7 @@ def prepare(
     """Read and check the data, tokenise it, and load the model; `folder`: that of the run."""
     task = new_task(config)
     check_optimizer(config.optimizer)
-    load_config(config.model)  # A wrong model name is found before the data is read.
+    check_models(config)  # A wrong model name is found before the data is read.
     splits = load_splits(config.data, task)
     warmup_steps_of(Course.of(config, len(splits.examples["train"])).total_steps, config.scheduler)
     poll()
@@ -94,7 +95,11 @@ def prepare(
     findings = check_contract(splits, task, stores=stores)
     stop_on_errors(findings)
     card = data_card(splits, task, findings, stores)
-    loaded = load_model(config.model, task, seed=config.seed)
+    if config.chain.is_linked:
+        loaded = build_linked(config, task, seed=config.seed)
+    else:
+        loaded = load_model(config.model, task, seed=config.seed)
+    torch.nn.Module.to(loaded.model, choose_device(config.train.device))
     cuts = chain_cuts(config.chain, loaded.model, task, stores["train"], folder)
     chain = build_chain(loaded.model, config, cuts=cuts)
     return Prepared(task, splits, stores, tuple(findings), card, loaded, chain)
@@ -110,8 +115,7 @@ def tokenise(
     config: RunConfig, task: Task, splits: Splits, *, progress: Progress, poll: Callable[[], None]
 ) -> dict[Split, FeatureStore]:
     """Give the task its tokenizer and open the tokenised store of each split that has examples."""
-    tokenizer = load_tokenizer(config.model)
-    max_length = max_length_of(config.model, load_config(config.model), tokenizer)
+    tokenizer, max_length = read_tokenizer(config)
     task.prepare(tokenizer, max_length=max_length)
     cache = Path(config.data.cache_dir) if config.data.cache_dir else None
 

@@ -20,16 +20,17 @@ from chainft.config.run import RunConfig
 from chainft.data.example import Split
 from chainft.errors import ChainftError, CheckpointError
 from chainft.infer.engine import Engine, score
+from chainft.metrics.base import check_metric
 from chainft.report.console import print_findings, print_next, print_plan, print_results
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
 from chainft.stages.policy import recompute_all
-from chainft.tasks.base import Scores, merge_scores
+from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.environment import environment_facts
 from chainft.train.finish import WorstMistakes, score_and_write, scores_to_json, write_artefacts
-from chainft.train.fit import Fit, FitState, unknown_metric
+from chainft.train.fit import Fit, FitState
 from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
 from chainft.train.plan import make_plan
@@ -92,7 +93,7 @@ class Session:
         with PhaseProgress() as phase:
             prepared = prepare(self.config, progress=phase.update, poll=self.stop.check, folder=self.folder.path)
         self._write_data_facts(prepared)
-        self._check_metric(prepared)
+        check_metric(self.config.evaluation.metric, prepared.task)
         prepared.loaded.model.to(accelerator.device)
         with self._display(prepared) as display:
             fit = self._make_fit(prepared, accelerator, display)
@@ -117,14 +118,6 @@ class Session:
             logger.warning("%d malformed rows left out: see rejected.jsonl", len(rejected))
         print_findings([asdict(finding) for finding in prepared.findings if finding.severity != "info"])
 
-    def _check_metric(self, prepared: Prepared) -> None:
-        """Find an unknown `evaluation.metric` before training: metrics name their values without any example."""
-        empty = merge_scores(metric.compute() for metric in prepared.task.metrics())
-        names = {"loss": 0.0, **empty.values, **prepared.task.loss_scores(1.0)}
-        metric = self.config.evaluation.metric
-        if metric is not None and metric not in names:
-            raise unknown_metric(metric, names)
-
     def _display(self, prepared: Prepared) -> TrainProgress:
         return TrainProgress(
             Course.of(self.config, len(prepared.splits.examples["train"])).total_steps,
@@ -137,6 +130,7 @@ class Session:
         model = prepared.loaded.model
         if self.config.train.gradient_checkpointing:
             recompute_all(model)
+        prepared.chain.set_recomputation()
         learner = Learner(
             model,
             prepared.task,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chainft.config.changes import check_changes
+from chainft.config.changes import check_changes, check_evaluated
 from chainft.config.compose import compose
 from chainft.config.run import RunConfig
 from chainft.errors import ConfigError
@@ -36,3 +36,16 @@ def test_what_makes_another_training_is_refused_though_it_is_allowed(word: str) 
     """fault 8"""
     with pytest.raises(ConfigError, match=word.partition("=")[0]):
         check_changes(compose(OLD).config, resumed(word, f"allow_change=[{word.partition('=')[0]}]"))
+
+
+@pytest.mark.parametrize("word", ["optimizer.lr=1", "report.enabled=false", "evaluation.patience=3", "seed=3"])
+def test_what_evaluating_would_ignore_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"{word.partition('=')[0]} = .* has no effect"):
+        check_evaluated(compose(OLD).config, compose([*OLD, word]).config)
+
+
+@pytest.mark.parametrize(
+    "word", ["data.test=b.toy", "task.scheme=iob2", "evaluation.batch_size=3", "train.device=cpu"]
+)
+def test_what_evaluating_reads_may_differ(word: str) -> None:
+    check_evaluated(compose(OLD).config, compose([*OLD, word]).config)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from chainft.config.link_rules import LINK_RULES
 from chainft.config.rules import RULES, parse_run
+from chainft.config.stage_rules import STAGE_RULES
 from chainft.errors import ConfigError
 
 BASE: dict[str, object] = {"task": {"name": "toy"}, "data": {"name": "toy"}}
@@ -101,4 +103,5 @@ def test_without_a_task_the_missing_data_is_not_complained_about() -> None:
 
 
 def test_every_rule_is_tried_here() -> None:
-    assert len(WRONG) >= len(RULES)
+    """Those over stages and links are tried in their own files."""
+    assert len(WRONG) >= len(RULES) - len(STAGE_RULES) - len(LINK_RULES)

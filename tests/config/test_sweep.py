@@ -72,6 +72,7 @@ def test_whole_ends_make_a_whole_axis() -> None:
         (["seed=1"], "nothing varies"),
         (["seed=1,2", "seed=3,4"], "varies twice"),
         (["seed=1,2", "run=x"], "names one run"),
+        (["seed=1,2", "runs_dir=x"], "a folder of its own"),
         (["run=x,y"], "one for the whole sweep"),
         (["sweep.seed=1,2"], "one for the whole sweep"),
         (["seed=1,2", "sweep.num_trials=3"], "no effect"),

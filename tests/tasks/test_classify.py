@@ -78,8 +78,6 @@ def test_the_plugin_is_found_and_multi_label_chooses_the_class() -> None:
     ("settings", "key"),
     [
         ({"threshold": 0.3}, "task.threshold"),
-        ({"multi_label": True, "label_smoothing": 0.1}, "task.label_smoothing"),
-        ({"multi_label": True, "class_weights": "balanced"}, "task.class_weights"),
         ({"overflow": "error", "window_overlap": 8}, "task.window_overlap"),
         ({"metrics": ["text"]}, "task.metrics"),
         ({"metrics": ["nonsense"]}, "task.metrics"),
@@ -269,6 +267,29 @@ def test_the_multi_label_loss_is_the_mean_over_decisions(multi: Classify, tiny_e
     assert total / count == pytest.approx(float(wanted), rel=1e-5)
 
 
+def test_multi_label_weights_count_where_the_text_has_the_label(tiny_encoder: Path) -> None:
+    """Smoothing of 0.2 makes of yes and no the targets 0.9 and 0.1."""
+    settings = {"multi_label": True, "class_weights": {"people": 3.0}, "label_smoothing": 0.2}
+    task = prepared(tiny_encoder, make_task(**settings), TOPICS)
+    model = model_of(tiny_encoder, task)
+    rows = [window for one in TOPICS for window in task.encode(one)]
+    with torch.no_grad():
+        logits = model(**collate(rows, task, range(3)).inputs).logits
+    targets = torch.tensor([[0.9, 0.9], [0.1, 0.1], [0.1, 0.9]])
+    weights = torch.tensor([[3.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    wanted = functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="sum")
+    total, count = loss_of(task, model, rows)
+    assert count == pytest.approx(8.0)
+    assert total == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_balanced_multi_label_weights_favour_the_rare_label(tiny_encoder: Path) -> None:
+    """`people` once and `places` twice among 3 labels: weights 3 / (2 * 1) and 3 / (2 * 2), beside 3 plain noes."""
+    task = prepared(tiny_encoder, make_task(multi_label=True, class_weights="balanced"), TOPICS)
+    rows = [window for one in TOPICS for window in task.encode(one)]
+    assert task.num_targets(collate(rows, task, range(3))) == pytest.approx(1.5 + 2 * 0.75 + 3)
+
+
 # Prediction -----------------------------------------------------------------------------------------
 
 
@@ -335,3 +356,20 @@ def test_a_model_learns_its_training_texts(
         metric.update(task.gold(one), task.predicted(task.decode(one, [], [raw])))
     values = metric.compute().values
     assert values[task.main_metric] == 1.0
+
+
+@pytest.mark.parametrize("overflow", ["window", "truncate"])
+def test_the_length_of_a_text_is_that_of_the_whole(overflow: str, tiny_encoder: Path) -> None:
+    task = prepared(tiny_encoder, make_task(overflow=overflow), TRAIN, max_length=10)
+    assert task.num_tokens(example("anna likes " * 10, "good")) == 22
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_weights": {"good": 3.0}}])
+def test_a_label_that_the_model_does_not_have_is_left_out_of_the_loss(
+    settings: Mapping[str, Any], tiny_encoder: Path
+) -> None:
+    task = prepared(tiny_encoder, make_task(**settings), TRAIN)
+    model = model_of(tiny_encoder, task)
+    known = [window for one in TRAIN for window in task.encode(one)]
+    unknown = task.encode(example("near the river", "odd"))
+    assert loss_of(task, model, [*known, *unknown]) == pytest.approx(loss_of(task, model, known), rel=1e-5)

@@ -384,3 +384,17 @@ def test_scores_of_all_metrics_go_together() -> None:
         metric.update(task.gold(row("a b", "I-PER O")), task.predicted({"tags": ["B-PER", "O"]}))
     values = merge_scores(metric.compute() for metric in metrics).values
     assert values[task.main_metric] == 1.0 == values["token_accuracy"]
+
+
+def test_the_length_of_a_sentence_is_that_of_the_whole(tiny_encoder: Path) -> None:
+    """20 words of one token each, with two special tokens; windows of 8 with overlap would count more."""
+    task = ready(tiny_encoder, max_length=10)
+    sentence = Example({"tokens": ["anna", "likes"] * 10}, Origin("t", 1))
+    assert task.num_tokens(sentence) == 22
+
+
+@pytest.mark.parametrize(("tag", "repair"), [("b-PER", "'B-PER'"), ("o", "'O'"), ("3", "such as B-PER")])
+def test_a_malformed_tag_comes_with_a_repair_where_there_is_one(tag: str, repair: str) -> None:
+    """fault 14: offered while reading too, when the scheme is not known yet."""
+    (problem,) = Ner(NerConfig()).validate(Example({"tokens": ["anna"], "tags": [tag]}, Origin("t", 1)))
+    assert repair in (problem.help or "")

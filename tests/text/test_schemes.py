@@ -92,6 +92,10 @@ def test_scheme_is_detected_with_evidence(tags: list[str], scheme: Scheme) -> No
         ("bilou", ["B-PER", "I-PER"], 1, "L-PER"),
         ("iob2", ["S-PER"], 0, "B-PER"),
         ("iob2", ["PER"], 0, "B-PER"),
+        ("iob2", ["b-PER"], 0, "B-PER"),
+        ("iob2", ["B_PER"], 0, "B-PER"),
+        ("iob2", ["O", " B-PER "], 1, "B-PER"),
+        ("iob2", ["o"], 0, "O"),
     ],
 )
 def test_illegal_tag_is_placed_and_a_repair_offered(scheme: Scheme, tags: list[str], index: int, repair: str) -> None:

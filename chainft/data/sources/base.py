@@ -16,6 +16,8 @@ class Source(ABC):
 
     config_class: ClassVar[type[DataConfig]]
     config: DataConfig
+    reads_files: ClassVar[bool] = False
+    """Whether `data.train` and the like name plain files, whose absence is then told at once."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config

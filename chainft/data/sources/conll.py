@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from chainft.config.run import DataConfig
 from chainft.data.example import Example, Origin
@@ -44,6 +45,7 @@ class ConllSource(Source):
     """Reads CoNLL-2003, WNUT-17 and alike; a sentence with a malformed row is left out as a whole."""
 
     config_class = ConllConfig
+    reads_files: ClassVar[bool] = True
     config: ConllConfig
 
     def read(self, file: str) -> Iterator[Example | Problem]:

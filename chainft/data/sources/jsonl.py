@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from chainft.config.run import DataConfig
 from chainft.data.example import Example, Origin
@@ -28,6 +28,7 @@ class JsonlSource(Source):
     """Reads JSON lines, and lists of objects in `.json` files (these are held in memory while read)."""
 
     config_class = JsonlConfig
+    reads_files: ClassVar[bool] = True
     config: JsonlConfig
 
     def read(self, file: str) -> Iterator[Example | Problem]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from chainft.config.run import DataConfig
 from chainft.data import arrow
@@ -36,6 +36,7 @@ class ParquetSource(Source):
     """Reads parquet; rows are numbered from 0."""
 
     config_class = ParquetConfig
+    reads_files: ClassVar[bool] = True
     config: ParquetConfig
 
     def read(self, file: str) -> Iterator[Example | Problem]:

@@ -81,7 +81,9 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self.unit = -1
         self.phase: Phase = "forward"
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        # Held on to, since the address of a storage that is gone is soon that of another one.
+        self._storages = [tensor.untyped_storage() for tensor in known]
+        self._known = {storage._cdata for storage in self._storages}
         self._sizes: dict[int, tuple[int, int]] = {}
         self._alive = 0
         self._gradients = 0

@@ -15,14 +15,23 @@ from safetensors.torch import load_file, save_file
 Chainft = Callable[..., "subprocess.CompletedProcess[str]"]
 
 RECIPES = {
-    "frozen": ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.eval_mode=true"],
-    "rates": ["chain.split=2", "chain.stages.stage0.lr=1e-3", "chain.stages.stage1.weight_decay=0"],
+    "frozen": [
+        "chain.split=2",
+        "chain.stages.stage0.frozen=true",
+        "chain.stages.stage0.eval_mode=true",
+        "chain.stages.stage1.lr=1e-3",
+        "chain.stages.stage1.weight_decay=0",
+    ],
     "lora": ["chain.split=2", "chain.stages.stage1.lora.r=4"],
     "shared": ["chain.split=2", "chain.stages.stage1.share.with=stage0"],
     "repeated": ["chain.split=1", "chain.stages.stage0.repeat=2"],
     "unfrozen": ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.unfreeze_at=0.5"],
-    "bfloat16": ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.dtype=bfloat16"],
-    "measured": ["chain.split=auto", "chain.num_stages=2", "chain.stages.stage0.frozen=true"],
+    "measured": [
+        "chain.split=auto",
+        "chain.num_stages=2",
+        "chain.stages.stage0.frozen=true",
+        "chain.stages.stage0.dtype=bfloat16",
+    ],
 }
 
 

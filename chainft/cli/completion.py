@@ -47,7 +47,7 @@ complete -c chainft -a '(chainft completion --words (commandline -cp) 2>/dev/nul
 
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 FLAGS = (HELP, Flag(("--words",), "print the candidates for the end of this command line", metavar="LINE"))
-_WORDS_VERBS = ("train", "check", "evaluate")
+_WORDS_VERBS = ("train", "check", "evaluate", "plan")
 _RUN_VERBS = ("evaluate", "predict")
 
 

@@ -33,6 +33,7 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": Verb("chainft.cli.evaluate", "score a trained model on data"),
     "predict": Verb("chainft.cli.predict", "label texts with a trained model"),
     "check": Verb("chainft.cli.check", "look for mistakes before training: chainft check data|chain ..."),
+    "plan": Verb("chainft.cli.plan", "foresee memory and work of each stage, without weights: chainft plan task=ner"),
     "config": Verb("chainft.cli.config", "explain settings: chainft config show [GROUP|KEY]"),
     "doctor": Verb("chainft.cli.doctor", "show versions, devices, memory, weights, and what is missing"),
     "completion": Verb("chainft.cli.completion", "print the completion script for bash, zsh or fish"),
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        _forget_interrupt()
         return 130
     except BrokenPipeError:
         _discard_output()  # The reader (`| head`) is gone.
@@ -88,6 +90,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         _report(full, as_json=as_json)
         return full.exit_code
+
+
+def _forget_interrupt() -> None:
+    """Let `python -m chainft` exit with the code that `main` returns.
+
+    A Ctrl-C that ends code in a string, as imports run it for named tuples and dataclasses, is noted by CPython
+    (`unhandled_keyboard_interrupt` in Python/pythonrun.c), which then ends `python -m` by SIGINT even though the
+    exception was caught. Running any code in a string takes the note back.
+    """
+    eval("None")
 
 
 def _discard_output() -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 STARTER_MODEL = "starter"
+_MODELS: Mapping[str, str] = {"generate": "smollm2"}
+"""The default model of tasks that `STARTER_MODEL`, an encoder, cannot learn."""
 SPLITS = ("train", "validation", "test")
 _SOURCES: Mapping[str, str] = {
     ".conll": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".bioes": "conll",
@@ -131,8 +133,9 @@ def _foreseen_groups(hydra: Composer, parsed: Sequence[Override]) -> list[str]:
     values = {override.key_or_group: override.value() for override in parsed}
     if len(hydra.state.folders) > 1 or any(key == "experiment" or key.startswith("hydra") for key in values):
         return []
-    found = [] if {"model", "model.path"} & values.keys() else [f"model={STARTER_MODEL}"]
     task = values.get("task")
+    default = _default_model(task, values.get("task.name"))
+    found = [] if {"model", "model.path"} & values.keys() else [f"model={default}"]
     if isinstance(task, str) and not {"data", "data.name"} & values.keys():
         nodes = {
             "task": {"multi_label": values.get("task.multi_label")},
@@ -146,15 +149,17 @@ def _default_groups(hydra: Composer, composition: Composition) -> list[str]:
     """The model and the data that a run has when the words and files name none."""
     data, choices, more = composition.data, composition.choices, []
     folders = list(hydra.state.folders)
-    if (
-        choices.get("model") is None
-        and "path" not in _node(data, "model")
-        and STARTER_MODEL in options("model", folders)
-    ):
-        more.append(f"model={STARTER_MODEL}")
+    default = _default_model(choices.get("task"), _node(data, "task").get("name"))
+    if choices.get("model") is None and "path" not in _node(data, "model") and default in options("model", folders):
+        more.append(f"model={default}")
     if choices.get("data") is None and "name" not in _node(data, "data"):
         more += _default_data(data, choices, options("data", folders))
     return more
+
+
+def _default_model(*names: object) -> str:
+    """The model of the task that goes by one of `names` (that of its file, `task.name`)."""
+    return next((_MODELS[name] for name in names if isinstance(name, str) and name in _MODELS), STARTER_MODEL)
 
 
 def _default_data(data: Mapping[str, Any], choices: Mapping[str, str | None], known: list[str]) -> list[str]:

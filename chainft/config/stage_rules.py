@@ -66,6 +66,24 @@ def stages_say_what_they_are(config: RunConfig) -> Iterator[Problem]:
             yield Problem("missing-key", f"{key} is not given", key=key, help=f"such as {key}='embeddings, :4'")
 
 
+def stage_names_are_words(config: RunConfig) -> Iterator[Problem]:
+    for name in config.chain.stages:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            message = f"a stage cannot be named {name!r}: letters, digits and _ make a name that a key can hold"
+            yield Problem("bad-name", message, key="chain.stages")
+
+
+def recomputation_differs_from_all(config: RunConfig) -> Iterator[Problem]:
+    for name, stage in config.chain.stages.items():
+        if (
+            stage.gradient_checkpointing is not None
+            and stage.gradient_checkpointing == config.train.gradient_checkpointing
+        ):
+            value = str(stage.gradient_checkpointing).lower()
+            because = f"train.gradient_checkpointing = {value} says so for all stages"
+            yield _no_effect(f"chain.stages.{name}.gradient_checkpointing", value, because)
+
+
 def patterns_are_regular_expressions(config: RunConfig) -> Iterator[Problem]:
     for name, stage in config.chain.stages.items():
         patterns = {"frozen": stage.frozen, "share.parameters": stage.share and stage.share.parameters}
@@ -175,6 +193,8 @@ STAGE_RULES = (
     stages_are_given_one_way,
     order_names_the_stages,
     stages_say_what_they_are,
+    stage_names_are_words,
+    recomputation_differs_from_all,
     patterns_are_regular_expressions,
     frozen_stages_are_not_tuned,
     sixteen_bits_are_for_frozen_stages,

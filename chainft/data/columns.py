@@ -113,6 +113,9 @@ def _no_column(field: Field, reference: str | int | None, there: list[str], row:
         what, help = f"there is no column {str(reference)!r}", did_you_mean(str(reference), there)
     else:
         what, help = f"no column holds {field.name!r}", f"say which one it is: data.columns.{field.name}=COLUMN"
+        lists = [name for name, value in row.values.items() if field.kind == "label" and isinstance(value, list)]
+        if lists:
+            help += f"; if {lists[0]!r} holds any number of labels a text, set task.multi_label=true"
     return DataError(
         f"{what}; there are: {', '.join(there)}",
         slug="no-column",

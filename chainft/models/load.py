@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
@@ -38,10 +38,22 @@ class LoadedModel:
     """Tensors of the weights that this model has no place for, such as another head."""
 
 
+class Prepared(NamedTuple):
+    """How a model is to be loaded for a task."""
+
+    auto: Any
+    """The class of transformers that builds it."""
+    place: Located
+    architecture: PreTrainedConfig
+    """With the task's options, such as its labels."""
+    old_labels: tuple[str, ...]
+    """Names of the labels that the model came with."""
+
+
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing or not a fast one."""
     place = Located(config.tokenizer) if config.tokenizer else locate(config)
-    with _explained(place, "tokenizer"):
+    with explained(place, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.name, **place.options())
     if not tokenizer.is_fast:
         raise ModelError(
@@ -64,7 +76,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 def load_config(config: ModelConfig) -> PreTrainedConfig:
     """The model's Hugging Face config, without weights."""
     place = locate(config)
-    with _explained(place, "config"):
+    with explained(place, "config"):
         loaded: PreTrainedConfig = AutoConfig.from_pretrained(place.name, **place.options())
     return loaded
 
@@ -98,6 +110,20 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
     into the task's order); a head with other labels is refused unless `model.head` is `new`. New parameters
     are drawn with `seed`.
     """
+    auto, place, architecture, old_labels = prepare(config, task)
+    torch.manual_seed(seed)
+    if not config.pretrained:
+        with explained(place, "model"):
+            model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
+        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
+    if config.head == "new":
+        _check_replaceable(architecture, config.path)
+        return _with_new_head(auto, place, architecture)
+    return _from_weights(auto, place, architecture, old_labels)
+
+
+def prepare(config: ModelConfig, task: Task) -> Prepared:
+    """What `load_model` knows before it reads weights. Raises ModelError where model and task do not go together."""
     place = locate(config)
     architecture = load_config(config)
     old_labels = _labels_of(architecture)
@@ -113,15 +139,7 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
             help=_other_model(task),
         )
     _check_direction(auto, architecture, config.path)
-    torch.manual_seed(seed)
-    if not config.pretrained:
-        with _explained(place, "model"):
-            model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
-        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
-    if config.head == "new":
-        _check_replaceable(architecture, config.path)
-        return _with_new_head(auto, place, architecture)
-    return _from_weights(auto, place, architecture, old_labels)
+    return Prepared(auto, place, architecture, old_labels)
 
 
 def load_body(config: ModelConfig, task: Task) -> LoadedModel:
@@ -132,7 +150,7 @@ def load_body(config: ModelConfig, task: Task) -> LoadedModel:
     _check_direction(getattr(transformers, task.auto_class), architecture, config.path)
     options = body_options(architecture)
     if not config.pretrained:
-        with _explained(place, "model"):
+        with explained(place, "model"):
             auto: Any = transformers.AutoModel
             model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32, **options)
         return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
@@ -166,7 +184,7 @@ def _from_weights(
     auto: Any, place: Located, architecture: PreTrainedConfig, old_labels: tuple[str, ...]
 ) -> LoadedModel:
     loaded, mismatched = _read(auto, place, architecture)
-    _fit_head(loaded.model, place, old_labels, has_head=not loaded.new, mismatched=mismatched)
+    fit_head(loaded.model, place, old_labels, has_head=not loaded.new, mismatched=mismatched)
     return loaded
 
 
@@ -183,7 +201,7 @@ def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) ->
 
 def _read(auto: Any, place: Located, architecture: PreTrainedConfig, **options: Any) -> tuple[LoadedModel, list[str]]:
     """The model as transformers reads it, and the names of tensors of another shape."""
-    with _explained(place, "model"), _without_report():
+    with explained(place, "model"), _without_report():
         model, facts = auto.from_pretrained(
             place.name,
             config=architecture,
@@ -198,11 +216,11 @@ def _read(auto: Any, place: Located, architecture: PreTrainedConfig, **options: 
         _forget_quantization(model)
     mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in facts["mismatched_keys"])
     new, unused = tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"]))
-    _check_body(model, [*new, *mismatched], place)
+    check_body(model, [*new, *mismatched], place)
     return LoadedModel(model, new, unused), mismatched
 
 
-def _check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
+def check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
     """Everything but head and pooler must come from the weights."""
     body = [name for name in names if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name]
     if body:
@@ -218,9 +236,10 @@ def _misfit(place: Located, model: PreTrainedModel, absent: Iterable[str]) -> Mo
     )
 
 
-def _fit_head(
+def fit_head(
     model: PreTrainedModel, place: Located, old: tuple[str, ...], *, has_head: bool, mismatched: list[str]
 ) -> None:
+    """Put the rows of a head that the weights brought into the task's order; refuse one for other labels."""
     wanted = _labels_of(model.config)
     if not has_head or not old or old == wanted:
         return
@@ -300,7 +319,7 @@ def _other_model(task: Task) -> str:
 
 
 @contextmanager
-def _explained(place: Located, what: str) -> Iterator[None]:
+def explained(place: Located, what: str) -> Iterator[None]:
     """Turn what transformers raises for absent or damaged files into a ModelError."""
     try:
         yield

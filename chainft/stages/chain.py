@@ -69,6 +69,12 @@ class Chain:
     def conduct(self) -> Conduct:
         return Conduct(self.parts)
 
+    def set_recomputation(self) -> None:
+        """Recompute activations in the stages that say so, and in no stage that says no; others stay as they are."""
+        for part in self.parts:
+            if part.config.gradient_checkpointing is not None:
+                recompute(part, self.model, enabled=part.config.gradient_checkpointing)
+
     def merge(self) -> None:
         """Bring the model into its plain form: adapters become part of the weights."""
         merge_adapters(self.model)
@@ -152,8 +158,6 @@ def _conducted(
     imported = {part.name: take_weights(part, part.config.from_) for part in parts if part.config.from_}
     for part in parts:
         set_dropout(part)
-        if part.config.gradient_checkpointing:
-            recompute(part, model)
         if part.config.dtype is not None:
             set_dtype(model, part.blocks, part.config.dtype)
     later = freeze(parts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from chainft.stages.gates import Gates, Payload, without_cache
+from chainft.stages.gates import Gates, Payload, RandomState, without_cache
 from chainft.stages.spans import Span
 
 Loss = Callable[[Any], Tensor]
@@ -38,13 +38,15 @@ def compare(
 ) -> Differences:
     """Run `inputs` both ways in the model's current mode, with gradients cut at the borders as between processes.
 
-    `loss` defaults to the loss that the model computes from `inputs["labels"]`. The model's gradients are dropped.
+    In training mode both begin with the same random numbers, so that dropout takes the same entries away. `loss` defaults to the loss that the model computes from `inputs["labels"]`. The model's gradients are dropped.
     """
     measure: Loss = loss or (lambda output: output.loss)
     model = gates.model
+    random = RandomState.now(model.device)
     whole = model(**inputs, **without_cache(model))
     whole_loss = measure(whole)
     expected = _gradients(model, [whole_loss], [None])
+    random.restore()
     sent, received, output = _forward(gates, spans, inputs)
     found_loss = measure(output)
     found, users = _backward(model, sent, received, found_loss)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from chainft.errors import ModelError
@@ -17,11 +17,16 @@ REFUSED: Mapping[str, str] = {
     "reformer": "its blocks are reversible and hold two hidden states",
     "squeezebert": "its blocks compute on transposed hidden states, which they return by name",
     "funnel": "its blocks shorten the sequence",
+    "pegasus_x": "its encoder's blocks carry a second hidden state, of global tokens",
+    "switch_transformers": "its loss needs what the routers of all blocks put out",
 }
 """`model_type` -> why its stages cannot be run one by one."""
 
 _BIAS_IN_FIRST_BLOCK = ("t5", "mt5")
 """They compute the relative position bias in block 0 and hand it on (modeling_t5.py, `T5Attention`)."""
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a parent calls a block with, by position and by name."""
 
 
 def check_family(model: PreTrainedModel) -> None:
@@ -36,30 +41,28 @@ def check_family(model: PreTrainedModel) -> None:
         )
 
 
-@contextmanager
-def lend_bias(blocks: Blocks, start: int) -> Iterator[None]:
-    """Let the first block of a span compute the bias that block 0 of its stack would have handed on."""
-    if blocks.model.config.model_type not in _BIAS_IN_FIRST_BLOCK:
-        yield
-        return
+def with_bias(blocks: Blocks, number: int, hidden: Tensor, arguments: Arguments) -> Arguments:
+    """The arguments of the first block of a span, with the bias that block 0 of its stack would have handed on.
+
+    `hidden`: (batch, length, width). The bias, (1, heads, length, length), is an argument: a module that is lent for
+    the time of the call would be gone when a checkpointed block is computed once more in the backward pass.
+    """
+    first = _first_of_stack(blocks, number)
+    if number == first or blocks.model.config.model_type not in _BIAS_IN_FIRST_BLOCK:
+        return arguments
+    length = hidden.shape[1]
+    block: Any = blocks.module(first)
+    bias = block.layer[0].SelfAttention.compute_bias(length, length, device=hidden.device)
+    args, kwargs = arguments
+    if len(args) > 2:  # hidden_states, attention_mask, position_bias, ...
+        return (*args[:2], bias, *args[3:]), kwargs
+    return args, {**kwargs, "position_bias": bias}
+
+
+def _first_of_stack(blocks: Blocks, number: int) -> int:
     first = 0
     for stack in blocks.stacks:
-        if first < start < first + stack.size:
+        if number < first + stack.size:
             break
         first += stack.size
-    else:
-        yield
-        return
-    source, target = _attention(blocks, first), _attention(blocks, start)
-    target._modules["relative_attention_bias"] = source.relative_attention_bias
-    target.has_relative_attention_bias = True
-    try:
-        yield
-    finally:
-        del target._modules["relative_attention_bias"]
-        target.has_relative_attention_bias = False
-
-
-def _attention(blocks: Blocks, block: int) -> Any:
-    module: Any = blocks.module(block)
-    return module.layer[0].SelfAttention
+    return first

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from chainft.errors import ModelError
 from chainft.stages.blocks import Blocks, find_blocks
-from chainft.stages.families import check_family, lend_bias
+from chainft.stages.families import check_family, with_bias
 from chainft.stages.spans import Span
 
 
@@ -67,14 +67,14 @@ class Gates:
         Raises ModelError for a model in training that drops whole blocks at random.
         """
         check_layerdrop(self.model)
-        call = _Call(span, self.blocks.num_blocks, payload, len(self.blocks.stacks) > 1, self._starts[-1], self._forms)
+        call = _Call(span, self.blocks, payload, self._forms)
+        if self.model.training:
+            call.random = RandomState.now(self.model.device)
         arguments: dict[str, Any] = {**inputs, **without_cache(self.model)}
         if call.seam is not None and payload is not None and payload.encoder is not None:
             arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=payload.encoder)
             call.encoder = payload.encoder
-        with ExitStack() as stack:
-            stack.enter_context(self._gated(call))
-            stack.enter_context(lend_bias(self.blocks, span.start))
+        with self._gated(call):
             try:
                 output = self.model(**arguments)
             except _Left as left:
@@ -153,6 +153,25 @@ def probe_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     return inputs | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
 
 
+@dataclass(frozen=True)
+class RandomState:
+    """Where the random numbers of the CPU and of a GPU stand."""
+
+    cpu: Tensor
+    device: torch.device
+    gpu: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(torch.get_rng_state(), device, gpu)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.gpu is not None:
+            torch.cuda.set_rng_state(self.gpu, self.device)
+
+
 class _Left(Exception):
     """Leaves the forward pass with what the next stage gets."""
 
@@ -166,10 +185,13 @@ class _Gate(nn.Module):
 
     def __init__(self, block: nn.Module, number: int, enter: Callable[..., Any]) -> None:
         super().__init__()
-        self.__dict__.update(block=block, number=number, enter=enter)
+        self.block = block  # A module of the gate, so that a parent which looks for a parameter's type finds one.
+        self.number = number
+        self.__dict__["enter"] = enter
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["block"], name)
+        block = self.__dict__["_modules"]["block"]
+        return block if name == "block" else getattr(block, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["enter"](self, args, kwargs)
@@ -178,21 +200,16 @@ class _Gate(nn.Module):
 class _Call:
     """The state of one run of a span."""
 
-    def __init__(
-        self,
-        span: Span,
-        num_blocks: int,
-        payload: Payload | None,
-        has_seam: bool,
-        last_stack: int,
-        forms: list[int | None],
-    ) -> None:
+    def __init__(self, span: Span, blocks: Blocks, payload: Payload | None, forms: list[int | None]) -> None:
         self.span = span
-        self.num_blocks = num_blocks
+        self.blocks = blocks
+        self.num_blocks = blocks.num_blocks
         self.received = None if payload is None else payload.hidden
-        self.seam = last_stack if has_seam else None
+        self.seam = blocks.stacks[0].size if len(blocks.stacks) > 1 else None
         """Position between encoder and decoder."""
         self.encoder: Tensor | None = None
+        self.random: RandomState | None = None
+        """Where random numbers stood before the parent drew some for what comes to nothing, such as embeddings."""
         self._forms = forms
         self._calls = -1
 
@@ -205,11 +222,14 @@ class _Call:
         if number >= self.span.stop and not self.span.head:
             raise _Left(Payload(_hidden(args, kwargs), self.encoder if self._in_decoder(number) else None))
         if number < self.span.start:
-            is_last = number == self.num_blocks - 1
-            kept = self.received if is_last and self.received is not None else _hidden(args, kwargs)
-            return self._as_block_returns(kept, number)
+            if number < self.num_blocks - 1 or self.received is None:
+                return self._as_block_returns(_hidden(args, kwargs), number)
+            self._rewind()
+            return self._as_block_returns(self.received, number)
         if number == self.span.start and self.received is not None:
-            args, kwargs = _with_hidden(self.received, args, kwargs)
+            self._rewind()
+            changed = _with_hidden(self.received, args, kwargs)
+            args, kwargs = with_bias(self.blocks, number, self.received, changed)
         output = block(*args, **kwargs)
         if number == self.num_blocks - 1 and not self.span.head:
             first = output[0] if isinstance(output, tuple) else output
@@ -221,6 +241,11 @@ class _Call:
         self.encoder = output[0]
         if self.span.stop == self.seam and not self.span.head:
             raise _Left(Payload(None, self.encoder))
+
+    def _rewind(self) -> None:
+        """Let dropout go on with the numbers that it has in the whole model."""
+        if self.random is not None:
+            self.random.restore()
 
     def _in_decoder(self, number: int) -> bool:
         return self.seam is not None and number >= self.seam

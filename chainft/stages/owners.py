@@ -68,7 +68,12 @@ def live(gates: Gates, span: Span) -> set[str]:
     with _traced(model) as constant:
         output = gates.run(span, payload, probe_inputs(model))
         needed = set(_reached(_tensors(output), set())) | set(constant)
-    return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in needed}
+    blocks = tuple(f"{gates.blocks.path_of(block)}." for block in span.blocks)
+    return {
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if id(parameter) in needed or name.startswith(blocks)
+    }
 
 
 @contextmanager

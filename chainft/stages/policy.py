@@ -75,18 +75,34 @@ def set_dropout(part: Part) -> None:
                     setattr(module, name, rate)
 
 
-def recompute(part: Part, model: PreTrainedModel) -> None:
-    """Recompute the activations of the stage's blocks in the backward pass. Raises ConfigError for blocks that cannot."""
+def recompute(part: Part, model: PreTrainedModel, *, enabled: bool) -> None:
+    """Whether the activations of the stage's blocks are recomputed. Raises ConfigError for blocks that cannot."""
     for path in part.blocks:
         block = model.get_submodule(path)
         if not isinstance(block, GradientCheckpointingLayer):
+            if not enabled:
+                continue
             raise ConfigError(
                 f"{part.key}.gradient_checkpointing = true, but {type(block).__name__} cannot recompute its activations",
                 slug="unsupported-by-model",
                 key=f"{part.key}.gradient_checkpointing",
             )
-        block.gradient_checkpointing = True
+        block.gradient_checkpointing = enabled
         block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+
+
+def recompute_all(model: PreTrainedModel) -> None:
+    """The same for all blocks (`train.gradient_checkpointing`). Raises ConfigError for a model that cannot."""
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"train.gradient_checkpointing=true, but {type(model).__name__} cannot recompute its activations",
+            slug="unsupported-by-model",
+            key="train.gradient_checkpointing",
+            help="lower train.micro_batch_size instead",
+        )
+    # transformers 5.23 renamed it; 5.17 has the old name only.
+    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
+    getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
 
 
 @dataclass(frozen=True)

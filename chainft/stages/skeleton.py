@@ -22,8 +22,13 @@ def skeleton(auto: Any, architecture: PreTrainedConfig) -> PreTrainedModel:
     same: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            ghost = same.setdefault(id(parameter), nn.Parameter(ghost_of(parameter)))
+            ghost = same.setdefault(
+                id(parameter), nn.Parameter(ghost_of(parameter), requires_grad=parameter.requires_grad)
+            )
             setattr(module, name, ghost)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.device.type == "meta":  # Made like a parameter, such as those of ibert.
+                module._buffers[name] = ghost_of(buffer)
     model.train(False)
     return model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from chainft.data.example import Example, Finding, Split
@@ -72,15 +73,17 @@ def detect_scheme(splits: Examples) -> Detected:
 
 
 def check_scheme(splits: Examples, detected: Detected) -> None:
-    """Raise DataError for the tags that are illegal in the scheme that was found."""
-    problems = [
-        problem
-        for examples in splits.values()
-        for example in examples
-        for problem in illegal_tags(example, detected.scheme)
-    ]
+    """Raise DataError for splits in another scheme than the one that was found, and else for the tags it forbids."""
+    illegal = {
+        split: [found for row in rows for found in illegal_tags(row, detected.scheme)]
+        for split, rows in splits.items()
+    }
+    problems = [found for rows in illegal.values() for found in rows]
     if not problems:
         return
+    others = {split: _other_scheme(split, splits, detected) for split, found in illegal.items() if found}
+    if told := [replace(other, where=illegal[split][0].where) for split, other in others.items() if other]:
+        raise DataError.of(told)
     rest = len(problems) - MAX_PROBLEMS
     listed = problems[:MAX_PROBLEMS]
     if rest > 0:
@@ -94,6 +97,20 @@ def check_scheme(splits: Examples, detected: Detected) -> None:
         )
     )
     raise DataError.of(listed)
+
+
+def _other_scheme(split: Split, splits: Examples, train: Detected) -> Problem | None:
+    """The problem of a split that is legal as a whole in another scheme than train's; None for single mistakes."""
+    if split == "train" or not splits.get("train"):
+        return None
+    own = detect(row.values["tags"] for row in splits[split])
+    if own.scheme == train.scheme or any(violations(row.values["tags"], own.scheme) for row in splits[split]):
+        return None
+    message = f"{split} is in {own.scheme} ({own.evidence}), but train is in {train.scheme} ({train.evidence})"
+    help = f"write its tags in {train.scheme} too"
+    if split == "test":
+        help += "; or train without it and score it by itself: chainft evaluate RUN_FOLDER data.test=FILE"
+    return Problem("other-scheme", message, key=f"data.{split}", help=help)
 
 
 def iob2(example: Example) -> list[str]:

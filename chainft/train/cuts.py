@@ -41,7 +41,8 @@ def chain_cuts(
         costs = block_bytes(model)
     else:
         rows = list(range(min(MEASURED_ROWS, len(store))))
-        costs = block_seconds(model, collate([store[row] for row in rows], task, rows).inputs)
+        batch = collate([store[row] for row in rows], task, rows)
+        costs = block_seconds(model, batch.to(model.device).inputs)
     cuts = balanced_cuts(costs, chain.num_stages)
     logger.info("chain.split=auto cuts at blocks %s", ", ".join(map(str, cuts[1:-1])))
     if file is not None:

@@ -99,6 +99,7 @@ def prepare(
         loaded = build_linked(config, task, seed=config.seed)
     else:
         loaded = load_model(config.model, task, seed=config.seed)
+    torch.nn.Module.to(loaded.model, choose_device(config.train.device))
     cuts = chain_cuts(config.chain, loaded.model, task, stores["train"], folder)
     chain = build_chain(loaded.model, config, cuts=cuts)
     return Prepared(task, splits, stores, tuple(findings), card, loaded, chain)

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 
 from chainft.config.anchor import anchored
 from chainft.config.compose import Composed
 from chainft.config.document import to_yaml
 from chainft.config.run import RunConfig
 from chainft.data.example import Split
-from chainft.errors import ChainftError, CheckpointError, ConfigError
+from chainft.errors import ChainftError, CheckpointError
 from chainft.infer.engine import Engine, score
 from chainft.metrics.base import check_metric
 from chainft.report.console import print_findings, print_next, print_plan, print_results
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
+from chainft.stages.policy import recompute_all
 from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.environment import environment_facts
@@ -129,7 +129,8 @@ class Session:
         """The training, at its beginning or where its last whole checkpoint left it."""
         model = prepared.loaded.model
         if self.config.train.gradient_checkpointing:
-            _checkpoint_activations(model)
+            recompute_all(model)
+        prepared.chain.set_recomputation()
         learner = Learner(
             model,
             prepared.task,
@@ -269,20 +270,6 @@ class Session:
             "test": test,
             "validation": scores["validation"],
         }
-
-
-def _checkpoint_activations(model: PreTrainedModel) -> None:
-    """Recompute activations in the backward pass. Raises ConfigError for a model that cannot."""
-    if not model.supports_gradient_checkpointing:
-        raise ConfigError(
-            f"train.gradient_checkpointing=true, but {type(model).__name__} cannot recompute its activations",
-            slug="unsupported-by-model",
-            key="train.gradient_checkpointing",
-            help="lower train.micro_batch_size instead",
-        )
-    # transformers 5.23 renamed it; 5.17 has the old name only.
-    new, old = "activation_checkpointing_enable", "gradient_checkpointing_enable"
-    getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
 
 
 def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:

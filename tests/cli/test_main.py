@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -127,6 +128,22 @@ def test_ctrl_c_ends_with_130_and_no_traceback(
     verb(monkeypatch, fail)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_inside_an_import_is_no_death_by_signal(tmp_path: Path) -> None:
+    """fault 26: dataclasses and named tuples run code in strings, which CPython remembers as interrupted."""
+    program = "import sys\nfrom chainft.cli import main\n"
+    program += "main.run = lambda words: exec('raise KeyboardInterrupt')\nsys.exit(main.main(['train']))\n"
+    (tmp_path / "interrupted.py").write_text(program)
+    path = f"{tmp_path}{os.pathsep}{Path(cli.__file__).parents[2]}"
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_reader_that_goes_away_is_no_error() -> None:

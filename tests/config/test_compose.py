@@ -59,6 +59,14 @@ def test_model_path_alone_leaves_the_starters_rate_too() -> None:
     assert run("model.path=bert-base-cased").optimizer.lr == 5e-5
 
 
+@pytest.mark.parametrize("words", [["task=generate"], ["++task.name=generate"]])
+def test_generate_has_a_decoder_as_default(words: list[str], toy: Path) -> None:
+    assert compose([*words, "data=jsonl", "data.train=x.jsonl"]).config.model.path == "smollm2"
+    write(toy, "conf/experiment/mine.yaml", "# @package _global_\ndefaults:\n  - override /task: generate\n")
+    assert compose(["experiment=mine"]).config.model.path == "smollm2"
+    assert compose([*words, "data=jsonl", "data.train=x.jsonl", "model=starter"]).config.model.path == "starter"
+
+
 def test_other_settings_of_the_model_keep_the_starter() -> None:
     config = run("model.max_length=64")
     assert (config.model.path, config.model.max_length) == ("starter", 64)

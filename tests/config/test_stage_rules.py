@@ -38,6 +38,8 @@ def test_a_sound_chain_is_taken() -> None:
         ({"split": 2, "order": ["a"], "stages": {"a": {}}}, "chain.order", "contradiction"),
         ({"split": "auto"}, "chain.num_stages", "missing-key"),
         ({"split": 2, "num_stages": 2}, "chain.num_stages", "no-effect"),
+        (stages(**{"a.b": TOP}), "chain.stages", "bad-name"),
+        (stages(a={**TOP, "gradient_checkpointing": False}), "chain.stages.a.gradient_checkpointing", "no-effect"),
         ({"balance": "time"}, "chain.balance", "no-effect"),
         ({"split": 2, "stages": {"stage0": {"blocks": ":2"}}}, "chain.stages.stage0.blocks", "no-effect"),
         ({"order": ["a"], "stages": {"a": {}}}, "chain.stages.a.blocks", "missing-key"),

@@ -159,6 +159,27 @@ def test_a_header_with_a_name_twice_is_refused(write: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "header", "word"),
+    [
+        ("data.csv", "text;label", "'data.delimiter=;'"),
+        ("data.csv", "text\tlabel", "data.delimiter=tab"),
+        ("data.tsv", "text,label", "data.delimiter=,"),
+    ],
+)
+def test_a_header_that_another_character_divides_names_it(write: Any, name: str, header: str, word: str) -> None:
+    """fault 9"""
+    path = write(f"{header}\na b{header[4]}x\n", name)
+    with pytest.raises(DataError, match="the header is one column") as caught:
+        read(path)
+    problem = caught.value.problems[0]
+    assert (problem.where, problem.key, problem.help) == (f"{path}:1", "data.delimiter", f"set {word}")
+
+
+def test_a_delimiter_that_is_set_is_never_doubted(write: Any) -> None:
+    assert values(write("a;b\nx\n"), delimiter=",") == [{"a;b": "x"}]
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"delimiter": ",,"},

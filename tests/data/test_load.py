@@ -68,6 +68,12 @@ def test_a_missing_column_names_those_there_are(word_task: Any, write: Any) -> N
     assert "did you mean 'text'" in text
 
 
+def test_lists_where_one_label_is_wanted_name_the_setting(word_task: Any, write: Any) -> None:
+    text = failure(word_task(), DataError, train=write([{"text": "a", "labels": ["x", "y"]}]))
+    assert "no column holds 'label'" in text
+    assert "if 'labels' holds any number of labels a text, set task.multi_label=true" in text
+
+
 def test_values_of_a_wrong_type_are_placed(word_task: Any, write: Any) -> None:
     """fault 9"""
     text = failure(word_task(), DataError, train=write([*rows(2), {"text": 7, "label": "x"}, {"text": "a"}]))

@@ -268,7 +268,8 @@ def test_dropout_of_a_stage_reaches_modules_and_attention() -> None:
 
 def test_recomputed_activations_change_no_gradient() -> None:
     plain, model = bert().train(), bert().train()
-    chained(model, **two({"gradient_checkpointing": True}, {}))
+    chained(model, **two({"gradient_checkpointing": True}, {})).set_recomputation()
+    assert [layer.gradient_checkpointing for layer in model.bert.encoder.layer] == [True, True, False, False]
     for one in (plain, model):
         torch.manual_seed(3)
         loss(one).backward()

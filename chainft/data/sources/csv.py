@@ -89,6 +89,14 @@ class CsvSource(Source):
         if twice := next((name for name in cells if cells.count(name) > 1), None):
             message = f"the header names column {twice!r} twice"
             raise DataError(message, slug="same-name", where=f"{file}:{line}", key=self.key_of(file))
+        if self.config.delimiter is None and (other := _other_delimiter(cells)):
+            raise DataError(
+                f"the header is one column, {cells[0]!r}: {other!r} seems to stand between columns",
+                slug="one-column",
+                where=f"{file}:{line}",
+                key="data.delimiter",
+                help=f"set {_DELIMITERS[other]}",
+            )
         return tuple(cells)
 
     def _rows(self, file: str) -> Iterator[tuple[int, list[str]] | Problem]:
@@ -122,6 +130,20 @@ class CsvSource(Source):
         if chosen is None:
             return "\t" if suffix_of(file) in (".tsv", ".tab") else ","
         return TAB_WORDS.get(chosen, chosen)
+
+
+_DELIMITERS = {
+    "\t": "data.delimiter=tab",
+    ";": "'data.delimiter=;'",
+    "|": "'data.delimiter=|'",
+    ",": "data.delimiter=,",
+}
+"""What may stand between columns, and the word for the command line."""
+
+
+def _other_delimiter(header: list[str]) -> str | None:
+    """The character that a header of one column was likely meant to be split at."""
+    return next((one for one in _DELIMITERS if len(header) == 1 and one in header[0]), None)
 
 
 class _Feed:

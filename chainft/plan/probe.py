@@ -1,0 +1,95 @@
+"""The model without weights and batches of any size for it: what a plan is measured on. No data is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from chainft import registry
+from chainft.config.run import RunConfig
+from chainft.data.batching import Batch, collate
+from chainft.errors import ConfigError
+from chainft.models.load import load_config, load_tokenizer, max_length_of, prepare
+from chainft.plan.trace import Ghostly
+from chainft.stages.skeleton import skeleton
+from chainft.tasks.base import Arrays, Column, Labels, Task
+
+NUM_LABELS = 2
+"""Classes of a head where the user gives no number: they are known when the data is read."""
+
+
+def new_task(config: RunConfig, num_labels: int) -> Task:
+    """The task with its tokenizer and placeholders for its labels, where it has any. Raises ChainftError."""
+    settings: Any = config.task
+    if getattr(settings, "class_weights", None) is not None:  # They name labels, and change neither bytes nor FLOPs.
+        settings = dataclasses.replace(settings, class_weights=None)
+    task: Task = registry.find("task", settings.name, key="task.name")(settings)
+    if has_labels(task):
+        task.labels = Labels(tuple(f"label{number}" for number in range(num_labels)))
+    task.tokenizer = load_tokenizer(config.model)
+    task.max_length = max_length_of(config.model, load_config(config.model), task.tokenizer)
+    return task
+
+
+def has_labels(task: Task) -> bool:
+    """Whether the size of the head depends on the labels of the data."""
+    return any(field.kind in ("label", "labels", "tags") for field in task.fields)
+
+
+def new_skeleton(config: RunConfig, task: Task) -> Any:
+    """The model with the task's head, without weights. Raises ModelError."""
+    auto, _, architecture, _ = prepare(config.model, task)
+    return skeleton(auto, architecture)
+
+
+def checked_length(config: RunConfig, task: Task, length: int | None) -> int:
+    """Tokens of a sequence: what is asked for, else the most that the model takes. Raises ConfigError."""
+    if length is None:
+        return task.max_length
+    settings = dataclasses.replace(config.model, max_length=length)
+    try:
+        return max_length_of(settings, load_config(config.model), task.tokenizer)
+    except ConfigError as error:
+        first = error.problems[0]
+        raise ConfigError(f"--length {length}: {first.message}", slug=first.slug, where="--length") from error
+
+
+def make_batch(task: Task, rows: int, length: int) -> Batch:
+    """A batch of this size in which all rows but the first end with padding, so that there is a mask."""
+    return collate([make_row(task, length - (row > 0)) for row in range(rows)], task, list(range(rows)))
+
+
+def make_row(task: Task, length: int) -> Arrays:
+    """One feature of this length."""
+    known = {"input_ids", *task.tokenizer.model_input_names}
+    return {
+        name: _values(task, name, column, length)
+        for name, column in task.features.items()
+        if not column.model_input or name in known
+    }
+
+
+def _values(task: Task, name: str, column: Column, length: int) -> np.ndarray:
+    if name == "input_ids":
+        return _ids(task, length)
+    if column.axis is not None:
+        return np.zeros(length, dtype=np.int32)
+    if name == "labels" and column.dtype == "float32":
+        return np.zeros(len(task.labels.names), dtype=np.float32)
+    return np.ones(1, dtype=column.dtype) if column.dtype == "float32" else np.zeros(1, dtype=np.int32)
+
+
+def _ids(task: Task, length: int) -> np.ndarray:
+    """A word again and again, and the end mark, which some heads look for."""
+    special = set(task.tokenizer.all_special_ids)
+    ids = np.full(length, next(number for number in range(len(task.tokenizer)) if number not in special))
+    ends = (task.tokenizer.eos_token_id, task.tokenizer.sep_token_id)
+    ids[-1] = next((end for end in ends if isinstance(end, int)), ids[0])
+    return ids.astype(np.int32)
+
+
+def ghostly() -> Ghostly:
+    """The context in which a skeleton is changed without ever taking the memory of its weights."""
+    return Ghostly()  # type: ignore[no-untyped-call]

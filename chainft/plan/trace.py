@@ -1,0 +1,142 @@
+"""Follows one training step on a model without weights: bytes that are alive after every operation, and FLOPs.
+
+Every operation runs for real on a small batch, so that the true code of the architecture decides what is kept for the
+backward pass; only products with whole weight matrices are left out, since their values do not matter. Letters: B
+batch, L length.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+aten = torch.ops.aten
+Phase = Literal["forward", "backward"]
+
+
+@dataclass
+class Trace:
+    """What one forward and backward pass did, at one batch and length."""
+
+    alive: list[int] = field(default_factory=list)
+    """Bytes of activations and temporaries after each operation; neither parameters nor their gradients."""
+    gradients: list[int] = field(default_factory=list)
+    """Bytes of the gradients of parameters after each operation."""
+    num_forward: int = 0
+    """How many of these operations are the forward pass, loss included."""
+    flops: dict[tuple[int, Phase], int] = field(default_factory=lambda: defaultdict(int))
+    """(unit, phase) -> floating-point operations, a multiplication and an addition counted as two."""
+    kept: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    """Unit -> bytes that it keeps for the backward pass."""
+
+
+class Ghostly(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Leaves the work out that only weights of a true size would bring: a step costs what its small batch costs."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The operation's output in its true shape: without its values for products of matrices, as ghost for casts of one."""
+    if func in _SHAPES:
+        shape, like = _SHAPES[func](args)
+        # Zeros keep what looks at values (routers, masks) defined; at gradients of whole matrices nobody looks.
+        make = torch.empty if math.prod(shape) > 2**20 and not torch.is_grad_enabled() else torch.zeros
+        return make(shape, dtype=like.dtype)
+    if func is aten._to_copy.default and is_ghost(args[0]):
+        dtype = kwargs.get("dtype") or args[0].dtype
+        return torch.zeros(1, dtype=dtype).expand(args[0].shape)
+    return func(*args, **kwargs)
+
+
+def is_ghost(tensor: Tensor) -> bool:
+    """Whether a tensor is one number seen in every place, as the parameters of a skeleton are."""
+    return tensor.numel() > 1 and not any(tensor.stride())
+
+
+_SHAPES: dict[Any, Callable[[Sequence[Any]], tuple[tuple[int, ...], Tensor]]] = {
+    aten.mm.default: lambda args: ((args[0].shape[0], args[1].shape[1]), args[0]),
+    aten.addmm.default: lambda args: ((args[1].shape[0], args[2].shape[1]), args[1]),
+    aten.embedding_dense_backward.default: lambda args: ((args[2], args[0].shape[-1]), args[0]),
+}
+
+
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records a `Trace` while it is entered; `unit` says which part of the model computes."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        """`known`: parameters and buffers, which are there before and after."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = Trace()
+        self.unit = -1
+        self.phase: Phase = "forward"
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._alive = 0
+        self._gradients = 0
+        self._references: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = compute(func, args, kwargs)
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        self.trace.flops[self.unit, self.phase] += flops_of(func, args, kwargs, output)
+        self.trace.alive.append(self._alive)
+        self.trace.gradients.append(self._gradients)
+        return output
+
+    def begin_backward(self) -> None:
+        """The forward pass is done: what is alive now is kept for the backward pass."""
+        self.trace.num_forward = len(self.trace.alive)
+        for size, unit in self._sizes.values():
+            self.trace.kept[unit] += size
+        self.phase = "backward"
+
+    def move(self, tensors: Iterable[Tensor]) -> None:
+        """Count these with the current unit, for which they are kept."""
+        for tensor in tensors:
+            key = tensor.untyped_storage()._cdata
+            if key in self._sizes:
+                self._sizes[key] = (self._sizes[key][0], self.unit)
+
+    def take_gradient(self, gradient: Tensor) -> None:
+        """Count a parameter's first gradient as such from now on."""
+        self._gradients += gradient.numel() * gradient.element_size()
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known or key in self._sizes:
+            return
+        # The cast copy of a parameter takes memory, though here it is a ghost.
+        size = tensor.numel() * tensor.element_size() if is_ghost(tensor) else storage.nbytes()
+        self._sizes[key] = (size, self.unit)
+        self._alive += size
+        self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
+
+    def _forget(self, key: int) -> None:
+        self._alive -= self._sizes.pop(key)[0]
+        self._references.pop(key)
+
+
+def flops_of(func: Any, args: Any, kwargs: dict[str, Any], output: Any) -> int:
+    """Floating-point operations of matrix products and attention; all others are counted as none, as torch does."""
+    if func is aten._scaled_dot_product_flash_attention_for_cpu.default:
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))  # type: ignore[no-untyped-call]
+    if func is aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
+        return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))  # type: ignore[no-untyped-call]
+    count = flop_registry.get(func._overloadpacket)
+    return int(count(*args, **kwargs, out_val=output)) if count is not None else 0

@@ -76,6 +76,7 @@ def test_a_cascade_learns_to_classify(chainft: Chainft, tiny_encoder: Path, tmp_
     assert steps[-1][1] < 0.7 * steps[0][1]
     answer = json.loads(succeed(chainft("predict", "run", "the good is here")).stdout)
     assert answer["label"] == "yes"
+    assert "import chainft" in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
 
 
 def test_linked_decoders_generate_what_each_token_by_token_would(tiny_decoder: Path, chainft: Chainft) -> None:

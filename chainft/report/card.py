@@ -117,6 +117,8 @@ def _usage(facts: RunFacts) -> Iterator[str]:
         arguments = ", max_new_tokens=100, return_full_text=False" if pipeline == "text-generation" else ""
         yield ""
         yield "```python"
+        if str(facts.plan.get("model", {}).get("class") or "").startswith("Linked"):
+            yield "import chainft  # Lets transformers load linked models."
         yield "from transformers import pipeline"
         yield ""
         yield f'model = pipeline("{pipeline}", model="path/to/this/folder"{options})'

@@ -17,4 +17,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, slug="bad-arguments", help=f"see '{self.prog} --help'")
+        absent = message.removeprefix("the following arguments are required: ")
+        if absent == message:
+            raise ConfigError(message, slug="bad-arguments", help=f"see '{self.prog} --help'")
+        help = f"{self.prog} {absent.replace(',', '')} ...; see '{self.prog} --help'"
+        raise ConfigError(f"{absent} is required", slug="bad-arguments", help=help)

@@ -57,7 +57,9 @@ def _parser() -> Parser:
         "  chainft evaluate runs/2026-01-01_12-00-00_ner data=jsonl data.test=other.jsonl --json",
     )
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="folder of a finished run")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings laid over those of the run")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="settings laid over those of the run"
+    )
     parser.add_argument("--split", choices=["train", "validation", "test"], default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return parser

@@ -30,9 +30,15 @@ def parse_run(data: Mapping[str, Any]) -> RunConfig:
     bad = {problem.key for problem in problems}
     found = [problem for rule in RULES for problem in rule(config)] if config else []
     problems += [problem for problem in found if problem.key not in bad]
+    if data.get("resume") is True and data.get("run") is None:
+        problems = [_UNNAMED_RUN, *(problem for problem in problems if problem.slug != "missing-key")]
     if problems or config is None:
         raise ConfigError.of(problems)
     return config
+
+
+_UNNAMED_RUN = Problem("contradiction", "resume = true, but no run is named", key="resume", help="add run=FOLDER")
+"""Told first, and beside it not what is missing: that is in the run's config."""
 
 
 def _relevant(problems: list[Problem]) -> list[Problem]:
@@ -225,9 +231,7 @@ def sample_limits_have_their_split(config: RunConfig) -> Iterator[Problem]:
 # Run, tracker, report ----------------------------------------------------------------------------------
 
 
-def resuming_names_the_run(config: RunConfig) -> Iterator[Problem]:
-    if config.resume and config.run is None:
-        yield Problem("contradiction", "resume = true, but no run is named", key="resume", help="add run=FOLDER")
+def consent_is_for_a_resumed_run(config: RunConfig) -> Iterator[Problem]:
     if not config.resume:
         if config.allow_change:
             yield _ignored("allow_change", list(config.allow_change), "no run is resumed", "set resume=true")
@@ -264,7 +268,7 @@ RULES: tuple[Rule, ...] = (
     cuts_are_made,
     bad_rows_are_skipped,
     sample_limits_have_their_split,
-    resuming_names_the_run,
+    consent_is_for_a_resumed_run,
     run_folder_is_given_once,
     tracker_settings_have_a_tracker,
     report_settings_have_a_report,

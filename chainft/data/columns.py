@@ -45,8 +45,9 @@ class ColumnMap:
                 continue
             converted = _CONVERT[field.kind](value, self.label_separator)
             if converted is None:
-                wanted = _WANTED[field.kind]
-                return Problem("wrong-type", f"column {column!r}: expected {wanted}, got {_short(value)}", row.where())
+                message = f"column {column!r}: expected {_WANTED[field.kind]}, got {_short(value)}"
+                help = f"mend the value, or name another column by data.columns.{field.name}=COLUMN"
+                return Problem("wrong-type", message, row.where(), help=help)
             values[field.name] = converted
         return replace(row, values=values)
 
@@ -110,7 +111,8 @@ def _referred(reference: str | int, values: Mapping[str, Any]) -> str | None:
 
 def _no_column(field: Field, reference: str | int | None, there: list[str], row: Example) -> DataError:
     if reference is not None:
-        what, help = f"there is no column {str(reference)!r}", did_you_mean(str(reference), there)
+        what = f"there is no column {str(reference)!r}"
+        help = did_you_mean(str(reference), there) or f"set data.columns.{field.name} to a name, or a number from 0 on"
     else:
         what, help = f"no column holds {field.name!r}", f"say which one it is: data.columns.{field.name}=COLUMN"
         lists = [name for name, value in row.values.items() if field.kind == "label" and isinstance(value, list)]

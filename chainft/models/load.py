@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -330,10 +331,14 @@ def explained(place: Located, what: str) -> Iterator[None]:
             f"cannot load the {what} of {place.name!r}: {first}",
             slug="cannot-load",
             key="model.path",
-            help="check the name and the network, or give a local folder"
-            if offline
-            else "check the files of that folder",
+            help=_help_for_hub() if offline else "check the files of that folder",
         ) from error
+
+
+def _help_for_hub() -> str:
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, so that nothing is downloaded: unset it, or give a local folder"
+    return "check the name and the network, or give a local folder"
 
 
 def _forget_quantization(model: PreTrainedModel) -> None:

@@ -158,6 +158,13 @@ def _hub(config: ModelConfig) -> Located:
             key="model.path",
             help=did_you_mean(config.path, near),
         )
+    if "/" not in config.path and config.revision is None and (short := did_you_mean(config.path, PACKAGED)):
+        raise ModelError(
+            f"there is no model {config.path!r}",
+            slug="no-model",
+            key="model.path",
+            help=f"{short} For a model of the hub give OWNER/NAME",
+        )
     return Located(config.path, revision=config.revision)
 
 

@@ -21,15 +21,17 @@ class Command:
     purpose: str
 
 
-def next_commands(run: Path | str, task: str) -> list[Command]:
-    """What to type after a run, most useful first."""
+def next_commands(run: Path | str, task: str, *, tested: bool) -> list[Command]:
+    """What to type after a run, most useful first; `tested`: it has test data to score again."""
     folder = shlex.quote(str(run))
+    again = Command(f"chainft evaluate {folder}", "score the model again, also on other data")
+    other = Command(f"chainft evaluate {folder} data.test=FILE", "score the model on other data")
     return [
         Command(f"chainft predict {folder} {shlex.quote(sample_text(task))}", "try the model on your own words"),
         Command(
             f"chainft predict {folder} --file texts.txt --output answers.jsonl", "predict a file, one text a line"
         ),
-        Command(f"chainft evaluate {folder}", "score the model again, also on other data"),
+        again if tested else other,
     ]
 
 

@@ -155,8 +155,10 @@ def _all(outcome: Outcome) -> list[Any]:
     return [scores for scores in (outcome.after, outcome.validation, outcome.before) if scores]
 
 
-def print_next(run: Path, task: str, *, quiet: bool = False, console: Console | None = None) -> None:
-    """The commands that make use of the run, ready to be copied."""
+def print_next(
+    run: Path, task: str, *, tested: bool = True, quiet: bool = False, console: Console | None = None
+) -> None:
+    """The commands that make use of the run, ready to be copied; `tested`: it has test data."""
     if quiet:
         return
     target = console or messages()
@@ -164,7 +166,7 @@ def print_next(run: Path, task: str, *, quiet: bool = False, console: Console | 
     if (run / "report.html").is_file():
         _print_pair(target, "look", f"{run / 'report.html'}  (open it in a browser)")
     _print_pair(target, "model", f"{run / 'model'}  (a Hugging Face folder)")
-    for command in next_commands(run, task):
+    for command in next_commands(run, task, tested=tested):
         target.print(Text(f"  {command.line}"), soft_wrap=True)
         target.print(Text(f"      {command.purpose}", style="dim"))
 

@@ -154,7 +154,7 @@ def commands_section(facts: RunFacts) -> Html:
     """What to type next."""
     rows = [
         tag("li", tag("span", command.purpose, class_="purpose"), _code(command.line))
-        for command in next_commands(_run_path(facts), facts.task)
+        for command in next_commands(_run_path(facts), facts.task, tested=facts.outcome.after is not None)
     ]
     loads = tag(
         "p", "The folder ", tag("code", "model/"), " is a plain Hugging Face folder with a model card.", class_="note"

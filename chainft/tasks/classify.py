@@ -257,7 +257,8 @@ class MultiLabel(Classify):
             for label in labels:
                 yield from classes.name_problems(label, example.where())
         else:
-            yield Problem("wrong-type", f"a list of labels is wanted, got {labels!r}", example.where())
+            help = "write a list, [] for a text without labels"
+            yield Problem("wrong-type", f"a list of labels is wanted, got {labels!r}", example.where(), help=help)
 
     def labels_of(self, example: Example) -> tuple[str, ...]:
         return tuple(dict.fromkeys(example.values["labels"]))

@@ -44,7 +44,8 @@ def name_problems(label: object, where: str) -> Iterator[Problem]:
         help = "for any number of labels a text set task.multi_label=true"
         yield Problem("several-labels", f"one label is wanted, got the list {label!r}", where, None, help)
     elif not isinstance(label, str) or not label.strip():
-        yield Problem("no-label", f"the label {label!r} is not a name", where)
+        help = "give each text a label, or leave such rows out by data.on_error=skip"
+        yield Problem("no-label", f"the label {label!r} is not a name", where, help=help)
 
 
 def read_texts(value: str | Mapping[str, Any], *, where: str) -> Example:

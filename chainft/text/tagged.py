@@ -28,7 +28,8 @@ def check_sentence(example: Example, scheme: Scheme | None) -> Iterator[Problem]
     if tags is None:
         return
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        yield Problem("wrong-type", f"tags {_short(tags)} are not a list of texts", example.where())
+        help = 'write one tag a word as a list, such as ["B-PER", "O"]'
+        yield Problem("wrong-type", f"tags {_short(tags)} are not a list of texts", example.where(), help=help)
     elif isinstance(words, list) and len(words) != len(tags):
         yield Problem(
             "length-mismatch",
@@ -45,7 +46,8 @@ def check_sentence(example: Example, scheme: Scheme | None) -> Iterator[Problem]
 def check_words(words: object, *, where: Callable[[int | None], str]) -> Iterator[Problem]:
     """Words must be a list of texts that a tokenizer takes; `where` says where an item (None: the list) stands."""
     if not isinstance(words, list):
-        yield Problem("wrong-type", f"tokens must be a list of words, not {type(words).__name__}", where(None))
+        message = f"tokens must be a list of words, not {type(words).__name__}"
+        yield Problem("wrong-type", message, where(None), help="split the text into words")
         return
     for index, word in enumerate(words):
         yield from text_problems(word, f"item {index} of the words", where(index))

@@ -251,7 +251,7 @@ class Session:
             self.folder, engine, prepared.chain, results, worst.sorted(), report=self.config.report.enabled
         )
         print_results(results)
-        print_next(self.folder.path, self.config.task.name)
+        print_next(self.folder.path, self.config.task.name, tested=results["test"] is not None)
         return results
 
     def _results(self, fit: Fit, best: Checkpoint | None, scores: Mapping[str, Any]) -> dict[str, Any]:

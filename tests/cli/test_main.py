@@ -54,7 +54,11 @@ def test_version_is_printed(words: list[str], capsys: pytest.CaptureFixture[str]
         (["completion", "bsh"], "did you mean 'bash'?"),
         (["doctor", "x"], ""),
         (["predict", "run", "--batch-size", "0"], "see 'chainft predict --help'"),
-        (["predict"], "see 'chainft predict --help'"),
+        (["predict"], "RUN_FOLDER is required\n  help: chainft predict RUN_FOLDER ...; see 'chainft predict --help'"),
+        (
+            ["evaluate"],
+            "RUN_FOLDER is required\n  help: chainft evaluate RUN_FOLDER ...; see 'chainft evaluate --help'",
+        ),
         (["evaluate", "run", "--split", "dev"], "see 'chainft evaluate --help'"),
     ],
 )

@@ -105,6 +105,12 @@ def test_a_comma_alone_is_a_comma() -> None:
     assert run("data.separator=,").data.separator == ","  # type: ignore[attr-defined]
 
 
+def test_run_that_resume_lacks_is_all_that_is_missing() -> None:
+    found = problems("resume=true")
+    assert list(found) == ["resume"]
+    assert found["resume"].help == "add run=FOLDER"
+
+
 # Data that is not named
 
 

@@ -121,7 +121,9 @@ def test_columns_may_be_named_by_number(load: Load, columns: Any) -> None:
 
 
 def test_a_number_beyond_the_columns_is_told(load: Load) -> None:
-    assert "no column '7'; there are: kind, body" in failure(load, "kind,body\nx,a\n", columns={"text": 7}).render()
+    text = failure(load, "kind,body\nx,a\n", columns={"text": 7}).render()
+    assert "no column '7'; there are: kind, body" in text
+    assert "help: set data.columns.text to a name, or a number from 0 on" in text
 
 
 def test_values_inside_of_objects_have_dotted_names(tmp_path: Path, word_task: Any) -> None:

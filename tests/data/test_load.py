@@ -80,6 +80,7 @@ def test_values_of_a_wrong_type_are_placed(word_task: Any, write: Any) -> None:
     assert "train.jsonl:3" in text
     assert "expected text, got 7" in text
     assert "train.jsonl:4" in text
+    assert "help: mend the value, or name another column by data.columns.text=COLUMN" in text
 
 
 def test_what_the_task_finds_wrong_stops_the_run(word_task: Any, write: Any) -> None:

@@ -138,6 +138,12 @@ def test_an_encoder_that_transformers_would_take_for_a_decoder_is_refused(
     assert load_model(ModelConfig(path=str(tiny_decoder)), wanted, seed=1).new == ()
 
 
+def test_a_model_that_is_not_there_offline_says_so() -> None:
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(ModelConfig(path="no-one/nothing"))
+    assert "HF_HUB_OFFLINE is set" in (caught.value.problems[0].help or "")
+
+
 def test_random_weights_differ_from_the_pretrained_ones(tiny_encoder: Path) -> None:
     loaded = load_model(ModelConfig(path=str(tiny_encoder), pretrained=False), task(tiny_encoder, ["a", "b"]), seed=1)
     pretrained = AutoModel.from_pretrained(tiny_encoder)

@@ -41,6 +41,18 @@ def test_a_misspelt_folder_names_the_nearest(tiny_encoder: Path) -> None:
     assert str(tiny_encoder) in text
 
 
+@pytest.mark.parametrize(("path", "meant"), [("starterr", "starter"), ("Starter", "starter"), ("smolm2", "smollm2")])
+def test_a_misspelt_short_name_names_the_nearest_without_a_network(path: str, meant: str) -> None:
+    text = refused(ModelConfig(path=path), ModelError)
+    assert f"there is no model {path!r}" in text
+    assert f"did you mean {meant!r}?" in text
+
+
+@pytest.mark.parametrize("path", ["someone/starterr", "bert-base-cased", "gpt2", "t5-small", "distilgpt2"])
+def test_names_of_the_hub_are_no_misspelt_short_names(path: str) -> None:
+    assert locate(ModelConfig(path=path)).name == path
+
+
 def test_a_file_is_not_a_model_folder(tiny_encoder: Path) -> None:
     assert "is a file" in refused(ModelConfig(path=str(tiny_encoder / "config.json")), ModelError)
 

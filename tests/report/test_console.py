@@ -208,3 +208,10 @@ def test_next_commands_can_be_copied_whatever_the_folder_is_called(tmp_path):
     commands = [line.strip() for line in shown(target).splitlines() if line.strip().startswith("chainft ")]
     assert commands[0] == f"chainft predict '{run}' 'Angela Merkel met engineers from Siemens in Berlin.'"
     assert len(commands) == 3 and "report.html" in shown(target)
+
+
+@pytest.mark.parametrize(("tested", "line"), [(True, ""), (False, " data.test=FILE")])
+def test_run_without_test_data_is_evaluated_on_a_file(tested: bool, line: str) -> None:
+    target = console(60)
+    print_next(Path("runs/x"), "ner", tested=tested, console=target)
+    assert f"chainft evaluate runs/x{line}\n" in shown(target)

@@ -119,6 +119,7 @@ def test_a_list_in_single_label_mode_names_the_setting() -> None:
 def test_a_label_without_a_name_is_a_problem(label: object) -> None:
     problems = list(make_task().validate(example("a", label)))
     assert [problem.slug for problem in problems] == ["no-label"]
+    assert "data.on_error=skip" in (problems[0].help or "")
 
 
 def test_sound_examples_have_no_problems(single: Classify, multi: Classify) -> None:

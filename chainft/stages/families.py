@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from chainft.errors import ModelError
 from chainft.stages.blocks import Blocks
+from chainft.stages.spans import Span
 
 REFUSED: Mapping[str, str] = {
     "longt5": "its blocks hand biases of two kinds of attention on to each other",
@@ -38,6 +39,19 @@ def check_family(model: PreTrainedModel) -> None:
             slug="refused-family",
             key="chain",
             help="train it without a chain, or take another architecture",
+        )
+
+
+def check_start(model: PreTrainedModel, span: Span) -> None:
+    """Raise ModelError where a span begins at a place at which its family's forward pass needs more than one state."""
+    has_convolution = model.config.model_type == "deberta-v2" and getattr(model.config, "conv_kernel_size", 0) > 0
+    if has_convolution and span.start == 0 and not span.embeddings:
+        raise ModelError(
+            f"{type(model).__name__} cannot be cut between its embeddings and block 0, "
+            "because its convolution after block 0 reads the embeddings too",
+            slug="refused-cut",
+            key="chain",
+            help="put the embeddings and block 0 into one stage",
         )
 
 

@@ -19,6 +19,7 @@ from chainft.config.run import ModelConfig
 from chainft.errors import ModelError
 from chainft.models.load import Prepared, check_body, explained, fit_head, prepare
 from chainft.models.tensor_index import TensorIndex
+from chainft.stages.families import check_start
 from chainft.stages.gates import Gates, Payload
 from chainft.stages.owners import live
 from chainft.stages.skeleton import ghost_of, skeleton
@@ -72,6 +73,7 @@ def load_stage(config: ModelConfig, task: Task, span: Span, *, seed: int) -> Sta
     with explained(prepared.place, "model"):
         model = skeleton(prepared.auto, prepared.architecture)
     gates = Gates(model)
+    check_start(model, span)
     names = live(gates, span)
     if model._can_set_experts_implementation():
         experts: Any = None  # The default again, which a skeleton cannot run.

@@ -194,6 +194,13 @@ def test_a_body_that_is_not_whole_is_refused(tmp_path: Path) -> None:
         load_stage(config, task_of(CASE), MIDDLE, seed=0)
 
 
+def test_a_convolution_that_reads_the_embeddings_keeps_them_with_block_0(tmp_path: Path) -> None:
+    """Apart, both stages would draw a dropout of their own for the embeddings."""
+    config = saved("deberta-v2:tokens", tmp_path)
+    with pytest.raises(ModelError, match="between its embeddings and block 0"):
+        load_stage(config, task_of("deberta-v2:tokens"), Span(0, 2, embeddings=False, head=False), seed=0)
+
+
 @pytest.fixture
 def mixtral() -> MixtralForCausalLM:
     torch.manual_seed(0)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from chainft.config.ranges import Count, Fraction, FractionBelowOne, NotNegative, Positive
+from chainft.config.ranges import Count, Fraction, FractionBelowOne, Limits, NotNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class StageConfig:
     """Run folder whose trained weights the stage starts with; their shapes must fit."""
     frozen: bool | str = False
     """true: no parameter of the stage is trained; text: a regular expression, those whose name it finds are not."""
-    unfreeze_at: Fraction | None = None
-    """Share of the training after which a frozen stage is trained too (gradual unfreezing)."""
+    unfreeze_at: Annotated[float, Limits(0, 1, open_low=True, open_high=True)] | None = None
+    """Share of the training after which a frozen stage is trained too (gradual unfreezing); between 0 and 1."""
     eval_mode: bool = False
     """Run the stage without dropout in training too; only for a stage that is wholly frozen."""
     lr: Positive | None = None

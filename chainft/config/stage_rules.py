@@ -146,11 +146,20 @@ def sixteen_bits_are_for_frozen_stages(config: RunConfig) -> Iterator[Problem]:
 
 def not_all_stages_are_frozen(config: RunConfig) -> Iterator[Problem]:
     chain = config.chain
-    names = chain.order or (tuple(f"stage{n}" for n in range(chain.split)) if isinstance(chain.split, int) else ())
+    names = _names(chain)
     stages = [chain.stages.get(name, StageConfig()) for name in names]
     if stages and all(stage.frozen is True and stage.unfreeze_at is None for stage in stages):
         for name in names:
             yield Problem("nothing-to-train", "all stages are frozen", key=f"chain.stages.{name}.frozen")
+
+
+def a_split_has_the_stages(config: RunConfig) -> Iterator[Problem]:
+    chain = config.chain
+    names = _names(chain)
+    for name in chain.stages if chain.split is not None and names else ():
+        if name not in names:
+            message = f"chain.split makes the stages {', '.join(names)}; there is no {name!r}"
+            yield Problem("unknown-stage", message, key=f"chain.stages.{name}", help=did_you_mean(name, names))
 
 
 def sharing_names_another_stage(config: RunConfig) -> Iterator[Problem]:
@@ -159,10 +168,10 @@ def sharing_names_another_stage(config: RunConfig) -> Iterator[Problem]:
         if stage.share is None:
             continue
         key, other = f"chain.stages.{name}.share.with", stage.share.with_
-        known = dict.fromkeys([*stages, *config.chain.order])
+        known = dict.fromkeys([*stages, *_names(config.chain)])
         if other == name:
             yield Problem("contradiction", f"stage {name!r} cannot share with itself", key=key, help=_REPEAT)
-        elif config.chain.split is None and other not in known:
+        elif other not in known:
             message = f"stage {name!r} shares with {other!r}, which is no stage"
             yield Problem("unknown-stage", message, key=key, help=did_you_mean(other, known))
         elif _chain_of_shares(name, stages):
@@ -170,7 +179,25 @@ def sharing_names_another_stage(config: RunConfig) -> Iterator[Problem]:
             yield Problem("contradiction", message, key=key, help="name the stage that has the parameters")
         elif stage.frozen != stages.get(other, StageConfig()).frozen:
             message = f"stages {name!r} and {other!r} share parameters, but only one of them is frozen"
+            if isinstance(stage.frozen, str) and isinstance(stages.get(other, StageConfig()).frozen, str):
+                message = f"stages {name!r} and {other!r} share parameters, but freeze different ones"
             yield Problem("contradiction", message, key=f"chain.stages.{name}.frozen", help="freeze both or neither")
+        else:
+            yield from _unlike_training(name, other, stages)
+
+
+def _unlike_training(name: str, other: str, stages: Mapping[str, StageConfig]) -> Iterator[Problem]:
+    """A tensor has one rate, one decay, one type and one time from which it is trained."""
+    for setting in ("unfreeze_at", "lr", "weight_decay", "dtype"):
+        mine, theirs = (getattr(stages.get(one, StageConfig()), setting) for one in (name, other))
+        if mine != theirs:
+            shown, their_shown = ("null" if value is None else value for value in (mine, theirs))
+            yield Problem(
+                "contradiction",
+                f"stages {name!r} and {other!r} share parameters, but {setting} is {shown} and {their_shown}",
+                key=f"chain.stages.{name}.{setting}",
+                help="give both the same; blocks or a head to be trained otherwise can be a stage of their own",
+            )
 
 
 def _chain_of_shares(name: str, stages: Mapping[str, StageConfig]) -> bool:
@@ -181,8 +208,19 @@ def _chain_of_shares(name: str, stages: Mapping[str, StageConfig]) -> bool:
 
 def _is_leading(chain: ChainConfig, name: str) -> bool:
     """Whether all stages before this one are frozen too."""
-    before = chain.order[: chain.order.index(name)] if name in chain.order else ()
+    names = _names(chain)
+    if name not in names:  # How many stages `split: auto` makes is checked elsewhere.
+        return False
+    before = names[: names.index(name)]
     return all(stage in chain.stages and chain.stages[stage].frozen is True for stage in before)
+
+
+def _names(chain: ChainConfig) -> tuple[str, ...]:
+    """The stages in their order; of a cut the ones that it will make."""
+    if chain.split is None:
+        return chain.order
+    count = chain.num_stages if chain.split == "auto" else chain.split
+    return tuple(f"stage{number}" for number in range(count or 0))
 
 
 def _no_effect(key: str, value: object, because: str, help: str | None = None) -> Problem:
@@ -199,5 +237,6 @@ STAGE_RULES = (
     frozen_stages_are_not_tuned,
     sixteen_bits_are_for_frozen_stages,
     not_all_stages_are_frozen,
+    a_split_has_the_stages,
     sharing_names_another_stage,
 )

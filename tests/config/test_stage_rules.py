@@ -11,6 +11,8 @@ from chainft.config.rules import parse_run
 from chainft.errors import ConfigError
 
 TOP = {"blocks": "2:, head"}
+LATER = {"frozen": True, "unfreeze_at": 0.5}
+HALF = {"frozen": True, "dtype": "bfloat16"}
 
 
 def problems(chain: Mapping[str, Any]) -> dict[str | None, str]:
@@ -61,10 +63,42 @@ def test_a_sound_chain_is_taken() -> None:
             "chain.stages.b.frozen",
             "contradiction",
         ),
+        (stages(a={**TOP, "lr": 1e-3}, b={**TOP, "share": {"with": "a"}}), "chain.stages.b.lr", "contradiction"),
+        (
+            stages(a=TOP, b={**TOP, "weight_decay": 0.0, "share": {"with": "a"}}),
+            "chain.stages.b.weight_decay",
+            "contradiction",
+        ),
+        (
+            stages(a={**TOP, **LATER}, b={**TOP, **LATER, "unfreeze_at": 0.7, "share": {"with": "a"}}, c=TOP),
+            "chain.stages.b.unfreeze_at",
+            "contradiction",
+        ),
+        (
+            stages(a={**TOP, **HALF}, b={**TOP, "frozen": True, "share": {"with": "a"}}, c=TOP),
+            "chain.stages.b.dtype",
+            "contradiction",
+        ),
+        (
+            {"split": 2, "stages": {"stage0": {"share": {"with": "stage9"}}}},
+            "chain.stages.stage0.share.with",
+            "unknown-stage",
+        ),
+        ({"split": 2, "stages": {"stage7": {"lr": 1e-3}}}, "chain.stages.stage7", "unknown-stage"),
+        ({"split": "auto", "num_stages": 2, "stages": {"stage2": {}}}, "chain.stages.stage2", "unknown-stage"),
+        (stages(a={**TOP, **LATER, "unfreeze_at": 0.0}, b=TOP), "chain.stages.a.unfreeze_at", "out-of-range"),
+        (stages(a={**TOP, **LATER, "unfreeze_at": 1.0}, b=TOP), "chain.stages.a.unfreeze_at", "out-of-range"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_key(chain: dict[str, Any], key: str, slug: str) -> None:
     assert problems(chain).get(key) == slug
+
+
+def test_recomputation_in_a_frozen_stage_above_a_trained_one_has_an_effect() -> None:
+    later = {"frozen": True, "gradient_checkpointing": True}
+    assert problems({"split": 2, "stages": {"stage1": later}}) == {}
+    assert problems(stages(a=TOP, b={**TOP, **later})) == {}
+    assert "chain.stages.stage0.gradient_checkpointing" in problems({"split": 2, "stages": {"stage0": later}})
 
 
 def test_a_misspelt_setting_of_a_stage_is_named() -> None:

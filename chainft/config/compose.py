@@ -16,7 +16,7 @@ from chainft.config import gate, kinds, rules
 from chainft.config.document import read_yaml
 from chainft.config.hydra_edge import Composer, Composition, composer
 from chainft.config.interpolation import frozen_times, resolve
-from chainft.config.run import RunConfig
+from chainft.config.run import DEFAULT_MODELS, RunConfig
 from chainft.config.search import PRIMARY, options, search_folders
 from chainft.config.words import check_word, key_of, placed, translate
 from chainft.errors import ConfigError
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 STARTER_MODEL = "starter"
-_MODELS: Mapping[str, str] = {"generate": "smollm2"}
-"""The default model of tasks that `STARTER_MODEL`, an encoder, cannot learn."""
 SPLITS = ("train", "validation", "test")
 _SOURCES: Mapping[str, str] = {
     ".conll": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".bioes": "conll",
@@ -159,7 +157,9 @@ def _default_groups(hydra: Composer, composition: Composition) -> list[str]:
 
 def _default_model(*names: object) -> str:
     """The model of the task that goes by one of `names` (that of its file, `task.name`)."""
-    return next((_MODELS[name] for name in names if isinstance(name, str) and name in _MODELS), STARTER_MODEL)
+    return next(
+        (DEFAULT_MODELS[name] for name in names if isinstance(name, str) and name in DEFAULT_MODELS), STARTER_MODEL
+    )
 
 
 def _default_data(data: Mapping[str, Any], choices: Mapping[str, str | None], known: list[str]) -> list[str]:

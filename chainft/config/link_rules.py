@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chainft.config.chain import ChainConfig, StageConfig
-from chainft.config.run import ModelConfig, RunConfig
+from chainft.config.run import DEFAULT_MODELS, ModelConfig, RunConfig
 from chainft.errors import Problem
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -80,7 +80,8 @@ def the_model_is_used(config: RunConfig) -> Iterator[Problem]:
     """`model.path` is for stages without a model of their own, and for those that name it."""
     stages = config.chain.stages.values()
     path = config.model.path
-    if path != ModelConfig.path and stages and all(stage.model not in (None, path) for stage in stages):
+    defaults = {ModelConfig.path, *DEFAULT_MODELS.values()}
+    if path not in defaults and stages and all(stage.model not in (None, path) for stage in stages):
         yield Problem(
             "no-effect",
             f"model.path = {path} has no effect: every stage brings a model of its own",

@@ -81,6 +81,10 @@ class DataConfig:
     """Folder of the tokenised store; default `$CHAINFT_CACHE`, else `~/.cache/chainft`."""
 
 
+DEFAULT_MODELS: Mapping[str, str] = {"generate": "smollm2"}
+"""The model of a task that names none, where it is not that of `ModelConfig`, an encoder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The pretrained model that is fine-tuned."""

@@ -29,6 +29,7 @@ from chainft.stages.policy import (
     rates,
     recompute,
     set_dropout,
+    switch_cache_off_in_training,
 )
 from chainft.stages.precision import set_dtype
 from chainft.stages.sharing import Ties, shared_names, tie_blocks, unroll
@@ -72,6 +73,8 @@ class Chain:
         for part in self.parts:
             if part.config.gradient_checkpointing is not None:
                 recompute(part, self.model, enabled=part.config.gradient_checkpointing)
+        if any(part.config.gradient_checkpointing for part in self.parts):
+            switch_cache_off_in_training(self.model)
 
     def merge(self) -> None:
         """Bring the model into its plain form: adapters become part of the weights."""
@@ -135,7 +138,7 @@ def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int
     parts = parts_of(find_blocks(model), spans, settings)
     imported = {part.name: take_weights(part, part.config.from_) for part in parts if part.config.from_}
     for part in parts:
-        set_dropout(part)
+        set_dropout(part, model)
         if part.config.dtype is not None:
             set_dtype(model, part.blocks, part.config.dtype)
     later = freeze(parts)

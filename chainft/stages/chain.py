@@ -32,7 +32,7 @@ from chainft.stages.policy import (
     switch_cache_off_in_training,
 )
 from chainft.stages.precision import set_dtype
-from chainft.stages.sharing import Ties, shared_names, tie_blocks, unroll
+from chainft.stages.sharing import Ties, check_ties, shared_names, tie_blocks, unroll
 from chainft.stages.spans import Span, equal_spans, read_spans, spans_between
 
 WHOLE = "model"
@@ -49,8 +49,8 @@ class Chain:
     parts: Sequence[Part]
     ties: Ties = field(default_factory=dict)
     """Declared ties, beyond those of the model itself."""
-    later: frozenset[int] = frozenset()
-    """Ids of the parameters that are frozen at first and trained later."""
+    later: Mapping[int, float] = field(default_factory=dict)
+    """Ids of the parameters that are frozen at first, with the share of the training after which they are trained."""
     imported: Mapping[str, str] = field(default_factory=dict)
     """Stage -> digest of the weights that it took from an earlier run."""
 
@@ -66,12 +66,13 @@ class Chain:
         return {path: part.config.dtype for part in self.parts if part.config.dtype for path in part.blocks}
 
     def conduct(self) -> Conduct:
-        return Conduct(self.parts)
+        return Conduct(self.parts, self.later)
 
     def set_recomputation(self) -> None:
         """Recompute activations in the stages that say so, and in no stage that says no; others stay as they are."""
         for part in self.parts:
             if part.config.gradient_checkpointing is not None:
+                _check_has_blocks(part, "gradient_checkpointing")
                 recompute(part, self.model, enabled=part.config.gradient_checkpointing)
         if any(part.config.gradient_checkpointing for part in self.parts):
             switch_cache_off_in_training(self.model)
@@ -134,19 +135,33 @@ def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int
     spans = stage_spans(find_blocks(model), chain, cuts)
     settings = {name: chain.stages.get(name, StageConfig()) for name in spans}
     spans, ties = _repeated(model, spans, settings)
+    repeats = dict(ties)
     ties |= _shared(find_blocks(model), spans, settings)
+    check_ties(model, repeats)
     parts = parts_of(find_blocks(model), spans, settings)
     imported = {part.name: take_weights(part, part.config.from_) for part in parts if part.config.from_}
     for part in parts:
         set_dropout(part, model)
         if part.config.dtype is not None:
+            _check_has_blocks(part, "dtype")
             set_dtype(model, part.blocks, part.config.dtype)
     later = freeze(parts)
     if any(part.config.lora for part in parts):
         _add_adapters(model, parts, ties)
         parts = parts_with_adapters(model, parts)
     check_something_trains(parts)
-    return Chain(model, spans, parts, ties, frozenset(later), imported)
+    return Chain(model, spans, parts, ties, later, imported)
+
+
+def _check_has_blocks(part: Part, setting: str) -> None:
+    if not part.blocks:
+        raise ConfigError(
+            f"{part.key}.{setting} = {getattr(part.config, setting)} has no effect: it is for "
+            "blocks, and the stage has none",
+            slug="no-effect",
+            key=f"{part.key}.{setting}",
+            help="leave it away",
+        )
 
 
 def stage_spans(blocks: Blocks, chain: ChainConfig, cuts: Sequence[int] | None = None) -> dict[str, Span]:

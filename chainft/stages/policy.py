@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,17 +20,18 @@ from chainft.stages.gates import without_cache
 from chainft.stages.parts import Part, dropout_numbers
 
 
-def freeze(parts: Sequence[Part]) -> set[int]:
-    """Freeze what `frozen` says; returns the ids of those that are trained from `unfreeze_at` on.
+def freeze(parts: Sequence[Part]) -> dict[int, float]:
+    """Freeze what `frozen` says; returns the id of each parameter that is trained later, with its `unfreeze_at`.
 
-    Raises ConfigError for a pattern that matches nothing, and where nothing is left to train.
+    What the model itself never trains, such as fixed position tables, is not among these. Raises ConfigError for a
+    pattern that matches nothing.
     """
-    later: set[int] = set()
+    later: dict[int, float] = {}
     for part in parts:
         for parameter in _frozen(part):
+            if part.config.unfreeze_at is not None and parameter.requires_grad:
+                later[id(parameter)] = part.config.unfreeze_at
             parameter.requires_grad_(False)
-            if part.config.unfreeze_at is not None:
-                later.add(id(parameter))
     return later
 
 
@@ -39,7 +40,7 @@ def _frozen(part: Part) -> list[nn.Parameter]:
     if isinstance(frozen, bool):
         return list(part.parameters.values()) if frozen else []
     found = [parameter for name, parameter in part.parameters.items() if re.search(frozen, name)]
-    if not found:
+    if not found and part.config.share is None:  # Of shared ones, the names are the other stage's, with one pattern.
         some = ", ".join(list(part.parameters)[:4])
         raise ConfigError(
             f"{part.key}.frozen = {frozen!r} is found in no parameter's name",
@@ -147,11 +148,13 @@ def rates(parts: Sequence[Part]) -> dict[int, Rate]:
 class Conduct:
     """Keeps stages in their mode and unfreezes them in time: a function of the step alone, so resuming is exact."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], later: Mapping[int, float]) -> None:
+        """`later`: when the parameters with these ids are trained from, as a share of the training."""
         still = [part for part in parts if part.config.eval_mode]
         self._still = [module for part in still for module in part.modules]
         self._containers = [module for part in still for module in part.containers]
-        self._later = list(_unfreezing(parts))
+        distinct = {id(parameter): parameter for part in parts for parameter in part.parameters.values()}
+        self._later = [(distinct[key], share) for key, share in later.items()]
 
     def begin(self, step: int, total_steps: int) -> None:
         """Set modes and flags for the update after `step` updates; the model was put into training mode before."""
@@ -161,9 +164,3 @@ class Conduct:
             module.training = False  # Of itself alone: the blocks in it may be another stage's.
         for parameter, share in self._later:
             parameter.requires_grad_(step >= math.ceil(share * total_steps - 1e-9))
-
-
-def _unfreezing(parts: Sequence[Part]) -> Iterator[tuple[nn.Parameter, float]]:
-    for part in parts:
-        if part.config.unfreeze_at is not None:
-            yield from ((parameter, part.config.unfreeze_at) for parameter in _frozen(part))

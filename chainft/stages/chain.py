@@ -139,7 +139,11 @@ def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int
     ties |= _shared(find_blocks(model), spans, settings)
     check_ties(model, repeats)
     parts = parts_of(find_blocks(model), spans, settings)
-    imported = {part.name: take_weights(part, part.config.from_) for part in parts if part.config.from_}
+    imported = {
+        part.name: take_weights(part, part.config.from_, model, repeats=bool(repeats))
+        for part in parts
+        if part.config.from_
+    }
     for part in parts:
         set_dropout(part, model)
         if part.config.dtype is not None:

@@ -20,6 +20,7 @@ from chainft.errors import ConfigError, did_you_mean
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.imported import take_weights
 from chainft.stages.lora import add_adapters, merge_adapters, tie_adapters
+from chainft.stages.overlaps import check_overlaps
 from chainft.stages.parts import Part, parts_of, parts_with_adapters
 from chainft.stages.policy import (
     Conduct,
@@ -154,6 +155,7 @@ def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int
         _add_adapters(model, parts, ties)
         parts = parts_with_adapters(model, parts)
     check_something_trains(parts)
+    check_overlaps(model, spans, parts, later)
     return Chain(model, spans, parts, ties, later, imported)
 
 

@@ -67,7 +67,7 @@ class StageConfig:
     weight_decay: NotNegative | None = None
     """Weight decay of the stage; default `optimizer.weight_decay`."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type in which a wholly frozen stage keeps its weights and computes; default float32."""
+    """Type in which the blocks of a wholly frozen stage keep their weights and compute; default float32."""
     gradient_checkpointing: bool | None = None
     """Recompute the activations of the stage in the backward pass; default `train.gradient_checkpointing`."""
     dropout: FractionBelowOne | None = None

@@ -22,6 +22,7 @@ from chainft.stages.imported import take_weights
 from chainft.stages.links import LinkedModel
 from chainft.stages.links_parts import blocks_of, linked_parts, linked_spans
 from chainft.stages.lora import add_adapters, merge_adapters, tie_adapters
+from chainft.stages.overlaps import check_overlaps
 from chainft.stages.parts import Part, parts_of, parts_with_adapters
 from chainft.stages.policy import (
     Conduct,
@@ -31,9 +32,10 @@ from chainft.stages.policy import (
     rates,
     recompute,
     set_dropout,
+    switch_cache_off_in_training,
 )
 from chainft.stages.precision import set_dtype
-from chainft.stages.sharing import Ties, shared_names, tie_blocks, unroll
+from chainft.stages.sharing import Ties, check_ties, shared_names, tie_blocks, unroll
 from chainft.stages.spans import Span, equal_spans, read_spans, spans_between
 
 WHOLE = "model"
@@ -50,8 +52,8 @@ class Chain:
     parts: Sequence[Part]
     ties: Ties = field(default_factory=dict)
     """Declared ties, beyond those of the model itself."""
-    later: frozenset[int] = frozenset()
-    """Ids of the parameters that are frozen at first and trained later."""
+    later: Mapping[int, float] = field(default_factory=dict)
+    """Ids of the parameters that are frozen at first, with the share of the training after which they are trained."""
     imported: Mapping[str, str] = field(default_factory=dict)
     """Stage -> digest of the weights that it took from an earlier run."""
 
@@ -67,13 +69,16 @@ class Chain:
         return {path: part.config.dtype for part in self.parts if part.config.dtype for path in part.blocks}
 
     def conduct(self) -> Conduct:
-        return Conduct(self.parts)
+        return Conduct(self.parts, self.later)
 
     def set_recomputation(self) -> None:
         """Recompute activations in the stages that say so, and in no stage that says no; others stay as they are."""
         for part in self.parts:
             if part.config.gradient_checkpointing is not None:
+                _check_has_blocks(part, "gradient_checkpointing")
                 recompute(part, self.model, enabled=part.config.gradient_checkpointing)
+        if any(part.config.gradient_checkpointing for part in self.parts):
+            switch_cache_off_in_training(self.model)
 
     def merge(self) -> None:
         """Bring the model into its plain form: adapters become part of the weights."""
@@ -135,10 +140,13 @@ def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int
     spans = stage_spans(find_blocks(model), chain, cuts)
     settings = {name: chain.stages.get(name, StageConfig()) for name in spans}
     spans, ties = _repeated(model, spans, settings)
+    repeats = dict(ties)
     ties |= _shared(find_blocks(model), spans, settings)
+    check_ties(model, repeats)
     parts = parts_of(find_blocks(model), spans, settings)
-    conducted, later, imported = _conducted(model, parts, ties)
-    return Chain(model, spans, conducted, ties, frozenset(later), imported)
+    conducted, later, imported = _conducted(model, parts, ties, repeats=bool(repeats))
+    check_overlaps(model, spans, conducted, later)
+    return Chain(model, spans, conducted, ties, later, imported)
 
 
 def _build_linked(model: LinkedModel, chain: ChainConfig) -> Chain:
@@ -147,18 +155,21 @@ def _build_linked(model: LinkedModel, chain: ChainConfig) -> Chain:
     settings = {name: chain.stages[name] for name in spans}
     ties = _shared(blocks_of(model), spans, settings)
     model.set_ties(ties)
-    parts, later, imported = _conducted(model, linked_parts(model, settings), ties)
-    return Chain(model, spans, parts, {}, frozenset(later), imported)
+    parts, later, imported = _conducted(model, linked_parts(model, settings), ties, repeats=False)
+    return Chain(model, spans, parts, {}, later, imported)
 
 
 def _conducted(
-    model: PreTrainedModel, parts: Sequence[Part], ties: Ties
-) -> tuple[Sequence[Part], set[int], dict[str, str]]:
+    model: PreTrainedModel, parts: Sequence[Part], ties: Ties, *, repeats: bool
+) -> tuple[Sequence[Part], dict[int, float], dict[str, str]]:
     """Apply every stage's settings; the stages afterwards, what is trained later, and weights from earlier runs."""
-    imported = {part.name: take_weights(part, part.config.from_) for part in parts if part.config.from_}
+    imported = {
+        part.name: take_weights(part, part.config.from_, model, repeats=repeats) for part in parts if part.config.from_
+    }
     for part in parts:
-        set_dropout(part)
+        set_dropout(part, model)
         if part.config.dtype is not None:
+            _check_has_blocks(part, "dtype")
             set_dtype(model, part.blocks, part.config.dtype)
     later = freeze(parts)
     if any(part.config.lora for part in parts):
@@ -166,6 +177,17 @@ def _conducted(
         parts = parts_with_adapters(model, parts)
     check_something_trains(parts)
     return parts, later, imported
+
+
+def _check_has_blocks(part: Part, setting: str) -> None:
+    if not part.blocks:
+        raise ConfigError(
+            f"{part.key}.{setting} = {getattr(part.config, setting)} has no effect: it is for "
+            "blocks, and the stage has none",
+            slug="no-effect",
+            key=f"{part.key}.{setting}",
+            help="leave it away",
+        )
 
 
 def stage_spans(blocks: Blocks, chain: ChainConfig, cuts: Sequence[int] | None = None) -> dict[str, Span]:

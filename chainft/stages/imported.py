@@ -3,50 +3,90 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from chainft.errors import ModelError
-from chainft.run_folder import model_folder
+from chainft.run_folder import STATE_FILE, model_folder
 from chainft.stages.parts import Part
 
 
-def take_weights(part: Part, run: str) -> str:
+def take_weights(part: Part, run: str, model: PreTrainedModel, *, repeats: bool) -> str:
     """Give a stage the values that its parameters have in a run's `model/`; returns their content digest.
 
-    Parameters of the head are left as they are where the run's head has another shape or does not exist: it is for
-    that run's labels. Raises ModelError where any other tensor is missing or has another shape.
+    Parameters of the head are left as they are where the run's head has another shape, does not exist or has other
+    labels: it is for that run's. Raises ModelError where any other tensor is missing or has another shape, where the
+    run has several values for what is one parameter here, and where blocks of one of the two are repeated (`repeats`:
+    here) but their numbers differ: blocks are found by their place.
     """
     key = f"{part.key}.from"
-    saved = _read(model_folder(Path(run)), part.parameters, key)
-    problems = []
-    for name, parameter in part.parameters.items():
-        value = saved.get(name)
-        fits = value is not None and value.shape == parameter.shape
-        if not fits and name not in part.head:
-            there = "is not there" if value is None else f"has the shape {list(value.shape)}"
-            problems.append(f"{name} {there} (here {list(parameter.shape)})")
+    folder = model_folder(Path(run))
+    theirs = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    saved = _read(folder, part.parameters, key)
+    problems = list(_other_depth(folder, theirs, model, repeats=repeats))
+    chosen: dict[str, Tensor] = {}
+    for names in _by_parameter(part).values():
+        is_head = all(name in part.head for name in names)
+        found = {name: saved[name] for name in names if name in saved}
+        if is_head and theirs.id2label != model.config.id2label:
+            continue
+        problem = _misfit(names[0], part.parameters[names[0]], found)
+        if problem is None:
+            chosen |= dict(list(found.items())[:1])
+        elif not is_head:
+            problems.append(problem)
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ModelError(
-            f"the weights of {run!r} do not fit stage {part.name!r}: {'; '.join(problems[:3])}{more}",
-            slug="unlike-shapes",
-            where=run,
-            key=key,
-            help="take a run of the same architecture, or other blocks",
-        )
+        raise _unlike(part, run, problems)
     digest = hashlib.sha256()
     with torch.no_grad():
-        for name, parameter in sorted(part.parameters.items()):
-            value = saved.get(name)
-            if value is not None and value.shape == parameter.shape:
-                parameter.copy_(value)
-                digest.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+        for name, value in sorted(chosen.items()):
+            part.parameters[name].copy_(value)
+            digest.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _other_depth(folder: Path, theirs: PreTrainedConfig, model: PreTrainedModel, *, repeats: bool) -> Iterator[str]:
+    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    depths = [getattr(one, "num_hidden_layers", None) for one in (theirs, model.config)]
+    if (repeats or state.get("ties")) and depths[0] != depths[1]:
+        yield f"it has {depths[0]} blocks with repetitions (here {depths[1]})"
+
+
+def _by_parameter(part: Part) -> dict[int, list[str]]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in sorted(part.parameters.items()):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def _misfit(name: str, parameter: Tensor, found: Mapping[str, Tensor]) -> str | None:
+    """Why the values that a run has under the names of one parameter cannot be taken."""
+    if not found:
+        return f"{name} is not there (here {list(parameter.shape)})"
+    first, value = next(iter(found.items()))
+    for other, another in found.items():
+        if another.shape != parameter.shape:
+            return f"{other} has the shape {list(another.shape)} (here {list(parameter.shape)})"
+        if not torch.equal(another, value):
+            return f"{first} and {other} differ (here they are one parameter)"
+    return None
+
+
+def _unlike(part: Part, run: str, problems: Sequence[str]) -> ModelError:
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return ModelError(
+        f"the weights of {run!r} do not fit stage {part.name!r}: {'; '.join(problems[:3])}{more}",
+        slug="unlike-shapes",
+        where=run,
+        key=f"{part.key}.from",
+        help="take a run of the same architecture, cut, shared and repeated alike, or other blocks",
+    )
 
 
 def _read(folder: Path, parameters: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:

@@ -25,6 +25,13 @@ def add_adapters(model: PreTrainedModel, paths: Sequence[str], config: LoraConfi
             "LoRA needs the package 'peft'", slug="not-installed", key=key, help="pip install 'chainft[lora]'"
         )
     layers = list(_linear_layers(model, paths))
+    if not layers:
+        raise ConfigError(
+            f"{key} has no effect: the stage has no block with a linear layer",
+            slug="no-effect",
+            key=key,
+            help="give lora to a stage that has blocks",
+        )
     chosen = _chosen(layers, config.target_modules, key)
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
@@ -89,18 +96,20 @@ def tie_adapters(model: nn.Module, adapted: Collection[str], ties: Mapping[str, 
                 key="chain.stages",
                 help="give both stages the same lora, or share no parameters of adapted layers",
             )
-        for leaf in ("lora_A.default", "lora_B.default"):
-            one, other = model.get_submodule(f"{mine}.{leaf}"), model.get_submodule(f"{theirs}.{leaf}")
-            mine_shape, their_shape = one.get_parameter("weight").shape, other.get_parameter("weight").shape
-            if mine_shape != their_shape:
-                raise ConfigError(
-                    f"{mine} and {theirs} have one weight, but adapters of shape {list(mine_shape)} and "
-                    f"{list(their_shape)}",
-                    slug="contradiction",
-                    key="chain.stages",
-                    help="give both stages the same lora",
-                )
-            one.weight = other.get_parameter("weight")
+        _tie_adapter(model.get_submodule(mine), model.get_submodule(theirs), mine, theirs)
+
+
+def _tie_adapter(one: Any, other: Any, mine: str, theirs: str) -> None:
+    told = [f"rank {layer.r['default']} and alpha {layer.lora_alpha['default']:g}" for layer in (one, other)]
+    if told[0] != told[1]:
+        raise ConfigError(
+            f"{mine} and {theirs} have one weight, but adapters of {told[0]}, and of {told[1]}",
+            slug="contradiction",
+            key="chain.stages",
+            help="give both stages the same lora",
+        )
+    for leaf in ("lora_A", "lora_B"):
+        getattr(one, leaf)["default"].weight = getattr(other, leaf)["default"].weight
 
 
 def merge_adapters(model: nn.Module) -> int:

@@ -28,10 +28,16 @@ def owners(model: PreTrainedModel) -> Mapping[str, int]:
     A parameter that several units compute with belongs to the first of them; one that nothing computes with, to the
     head.
     """
+    return trace(model)[0]
+
+
+def trace(model: PreTrainedModel) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """`owners`, and for each module without parameters (dropout, activations) by path the first unit that calls it."""
     blocks = find_blocks(model)
     gates = Gates(model)
     units: dict[int, int] = {}
-    with _traced(model) as called:
+    callers: dict[str, int] = {}
+    with _traced(model) as called, _noted_calls(model) as ran:
         payload, visited = None, set[Any]()
         for unit in range(EMBEDDINGS, blocks.num_blocks + 1):
             span = unit_span(unit, blocks.num_blocks)
@@ -43,10 +49,13 @@ def owners(model: PreTrainedModel) -> Mapping[str, int]:
             for parameter in called:
                 units.setdefault(parameter, unit)
             called.clear()
-    return {
+            callers = {**dict.fromkeys(ran, unit), **callers}
+            ran.clear()
+    found = {
         name: block if block is not None else units.get(id(parameter), blocks.num_blocks)
         for name, parameter, block in blocks.parameters()
     }
+    return found, callers
 
 
 def unit_span(unit: int, num_blocks: int) -> Span:
@@ -95,6 +104,23 @@ def _traced(model: PreTrainedModel) -> Iterator[list[int]]:
             handle.remove()
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _noted_calls(model: PreTrainedModel) -> Iterator[list[str]]:
+    """Yields a list that gets the paths of modules without parameters when they are called."""
+    ran: list[str] = []
+
+    def note(path: str) -> Callable[..., None]:
+        return lambda *_: ran.append(path)
+
+    bare = [(path, module) for path, module in model.named_modules() if next(module.parameters(), None) is None]
+    handles = [module.register_forward_pre_hook(note(path)) for path, module in bare]
+    try:
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _note(called: list[int], parameters: list[nn.Parameter]) -> Callable[..., None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from chainft.config.chain import StageConfig
 from chainft.stages.blocks import Blocks
-from chainft.stages.owners import owners
+from chainft.stages.owners import EMBEDDINGS, trace
 from chainft.stages.spans import Span
 
 
@@ -28,6 +28,8 @@ class Part:
     """Paths of its blocks."""
     head: frozenset[str] = frozenset()
     """Names of its parameters that are the model's head."""
+    containers: Sequence[nn.Module] = ()
+    """Modules around blocks that drop of the embeddings themselves, and not by a module of their own (BART)."""
 
     @property
     def key(self) -> str:
@@ -36,14 +38,16 @@ class Part:
 
 def parts_of(blocks: Blocks, spans: Mapping[str, Span], settings: Mapping[str, StageConfig]) -> list[Part]:
     """The stages with their parameters: each parameter in the first stage that computes with it."""
-    units = owners(blocks.model)
+    units, callers = trace(blocks.model)
     parameters: dict[str, dict[str, nn.Parameter]] = {name: {} for name in spans}
     first: dict[int, str] = {}
     for name, parameter in blocks.model.named_parameters(remove_duplicate=False):
         stage = first.setdefault(id(parameter), _stage_at(units[name], spans, blocks.num_blocks))
         parameters[stage][name] = parameter
     paths = {name: [blocks.path_of(block) for block in span.blocks] for name, span in spans.items()}
-    shells = _shell_modules(blocks, parameters)
+    stages = {path: _stage_at(unit, spans, blocks.num_blocks) for path, unit in callers.items()}
+    shells = _shell_modules(blocks, parameters, stages)
+    containers = _containers(blocks, spans)
     return [
         Part(
             name,
@@ -52,6 +56,7 @@ def parts_of(blocks: Blocks, spans: Mapping[str, Span], settings: Mapping[str, S
             [*(blocks.model.get_submodule(path) for path in dict.fromkeys(paths[name])), *shells[name]],
             list(dict.fromkeys(paths[name])),
             frozenset(one for one in parameters[name] if units[one] == blocks.num_blocks),
+            containers[name],
         )
         for name in spans
     ]
@@ -64,31 +69,52 @@ def _stage_at(unit: int, spans: Mapping[str, Span], num_blocks: int) -> str:
     raise ValueError(f"unit {unit} is in no stage of {dict(spans)}")
 
 
-def _shell_modules(blocks: Blocks, parameters: Mapping[str, Mapping[str, nn.Parameter]]) -> dict[str, list[nn.Module]]:
+def _shell_modules(
+    blocks: Blocks, parameters: Mapping[str, Mapping[str, nn.Parameter]], callers: Mapping[str, str]
+) -> dict[str, list[nn.Module]]:
     """Modules outside of the blocks, each with the one stage that all its parameters are in.
 
-    A module without parameters, such as dropout, goes with the modules beside it; directly in the model, it belongs to
-    the head.
+    A module without parameters, such as dropout, is in the stage of `callers`, where it is called first.
     """
     stage_of = {name: stage for stage, names in parameters.items() for name in names}
     lists = tuple(f"{stack.path}." for stack in blocks.stacks)
     found: dict[str, list[nn.Module]] = {stage: [] for stage in parameters}
 
-    def visit(path: str, module: nn.Module, fallback: str) -> None:
+    last = list(parameters)[-1]
+
+    def visit(path: str, module: nn.Module) -> None:
         inside = {stage for name, stage in stage_of.items() if name.startswith(f"{path}.")}
         holds_blocks = any(one.startswith(f"{path}.") for one in lists)
         if len(inside) <= 1 and not holds_blocks:
-            found[next(iter(inside), fallback)].append(module)
+            found[next(iter(inside), callers.get(path, last))].append(module)
             return
         for name, child in module.named_children():
             below = f"{path}.{name}"
             if not any(one == f"{below}." for one in lists):
-                visit(below, child, fallback)
+                visit(below, child)
 
-    last = list(parameters)[-1]
     for name, child in blocks.model.named_children():
-        visit(name, child, last)
+        visit(name, child)
     return found
+
+
+def _containers(blocks: Blocks, spans: Mapping[str, Span]) -> dict[str, list[nn.Module]]:
+    found: dict[str, list[nn.Module]] = {stage: [] for stage in spans}
+    start = 0
+    for number, stack in enumerate(blocks.stacks):
+        stage = _stage_at(start if number else EMBEDDINGS, spans, blocks.num_blocks)
+        for path, module in blocks.model.named_modules():
+            if f"{stack.path}.".startswith(f"{path}.") and any(dropout_numbers(module)):
+                found[stage].append(module)
+        start += stack.size
+    return found
+
+
+def dropout_numbers(module: nn.Module) -> Iterator[str]:
+    """Attributes in which a module keeps a dropout rate as a number."""
+    for name, value in vars(module).items():
+        if "dropout" in name and isinstance(value, float | int) and not isinstance(value, bool):
+            yield name
 
 
 def parts_with_adapters(model: PreTrainedModel, parts: Sequence[Part]) -> list[Part]:

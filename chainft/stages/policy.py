@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -14,20 +16,22 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from chainft.errors import ConfigError, Problem
-from chainft.stages.parts import Part
+from chainft.stages.gates import without_cache
+from chainft.stages.parts import Part, dropout_numbers
 
 
-def freeze(parts: Sequence[Part]) -> set[int]:
-    """Freeze what `frozen` says; returns the ids of those that are trained from `unfreeze_at` on.
+def freeze(parts: Sequence[Part]) -> dict[int, float]:
+    """Freeze what `frozen` says; returns the id of each parameter that is trained later, with its `unfreeze_at`.
 
-    Raises ConfigError for a pattern that matches nothing, and where nothing is left to train.
+    What the model itself never trains, such as fixed position tables, is not among these. Raises ConfigError for a
+    pattern that matches nothing.
     """
-    later: set[int] = set()
+    later: dict[int, float] = {}
     for part in parts:
         for parameter in _frozen(part):
+            if part.config.unfreeze_at is not None and parameter.requires_grad:
+                later[id(parameter)] = part.config.unfreeze_at
             parameter.requires_grad_(False)
-            if part.config.unfreeze_at is not None:
-                later.add(id(parameter))
     return later
 
 
@@ -36,7 +40,7 @@ def _frozen(part: Part) -> list[nn.Parameter]:
     if isinstance(frozen, bool):
         return list(part.parameters.values()) if frozen else []
     found = [parameter for name, parameter in part.parameters.items() if re.search(frozen, name)]
-    if not found:
+    if not found and part.config.share is None:  # Of shared ones, the names are the other stage's, with one pattern.
         some = ", ".join(list(part.parameters)[:4])
         raise ConfigError(
             f"{part.key}.frozen = {frozen!r} is found in no parameter's name",
@@ -61,18 +65,40 @@ def check_something_trains(parts: Sequence[Part]) -> None:
         )
 
 
-def set_dropout(part: Part) -> None:
-    """Give every dropout of the stage the rate `dropout`: modules, and rates that attention keeps as numbers."""
+def set_dropout(part: Part, model: PreTrainedModel) -> None:
+    """Give every dropout of the stage the rate `dropout`: modules, rates that modules keep as numbers, and those that
+    blocks read from their config (Falcon), which becomes a copy. Raises ConfigError for a stage without any."""
     rate = part.config.dropout
     if rate is None:
         return
-    for top in part.modules:
-        for module in top.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = rate
-            for name, value in list(vars(module).items()):
-                if "dropout" in name and isinstance(value, float):
-                    setattr(module, name, rate)
+    inside = [module for top in part.modules for module in top.modules()]
+    changed = 0
+    for module in inside:
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+            changed += 1
+    for module in [*inside, *part.containers]:
+        for name in list(dropout_numbers(module)):
+            setattr(module, name, rate)
+            changed += 1
+    if not changed:
+        raise ConfigError(
+            f"{part.key}.dropout = {rate} has no effect: {type(model).__name__} has no dropout in this stage",
+            slug="no-effect",
+            key=f"{part.key}.dropout",
+            help="leave it away, or set it for the stage with the blocks",
+        )
+    _set_in_config(part, model, rate)
+
+
+def _set_in_config(part: Part, model: PreTrainedModel, rate: float) -> None:
+    own = copy.deepcopy(model.config)
+    for name in [name for name in vars(own) if name.endswith("_dropout")]:
+        setattr(own, name, rate)
+    for path in part.blocks:
+        for module in model.get_submodule(path).modules():
+            if getattr(module, "config", None) is model.config:
+                setattr(module, "config", own)  # noqa: B010 - torch types attributes as tensors and modules
 
 
 def recompute(part: Part, model: PreTrainedModel, *, enabled: bool) -> None:
@@ -105,6 +131,17 @@ def recompute_all(model: PreTrainedModel) -> None:
     getattr(model, new if hasattr(model, new) else old)({"use_reentrant": False})
 
 
+def switch_cache_off_in_training(model: PreTrainedModel) -> None:
+    """Recomputed blocks would enter their keys and values into the cache again; models switch it off only where all
+    of them recompute (modeling_gpt2.py, `GPT2Model.forward`)."""
+    off = without_cache(model)
+
+    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, **off} if module.training else kwargs
+
+    model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
 @dataclass(frozen=True)
 class Rate:
     """How a parameter is updated; None: as the optimizer's own settings say."""
@@ -125,19 +162,19 @@ def rates(parts: Sequence[Part]) -> dict[int, Rate]:
 class Conduct:
     """Keeps stages in their mode and unfreezes them in time: a function of the step alone, so resuming is exact."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self._still = [module for part in parts if part.config.eval_mode for module in part.modules]
-        self._later = list(_unfreezing(parts))
+    def __init__(self, parts: Sequence[Part], later: Mapping[int, float]) -> None:
+        """`later`: when the parameters with these ids are trained from, as a share of the training."""
+        still = [part for part in parts if part.config.eval_mode]
+        self._still = [module for part in still for module in part.modules]
+        self._containers = [module for part in still for module in part.containers]
+        distinct = {id(parameter): parameter for part in parts for parameter in part.parameters.values()}
+        self._later = [(distinct[key], share) for key, share in later.items()]
 
     def begin(self, step: int, total_steps: int) -> None:
         """Set modes and flags for the update after `step` updates; the model was put into training mode before."""
         for module in self._still:
             module.train(False)
+        for module in self._containers:
+            module.training = False  # Of itself alone: the blocks in it may be another stage's.
         for parameter, share in self._later:
             parameter.requires_grad_(step >= math.ceil(share * total_steps - 1e-9))
-
-
-def _unfreezing(parts: Sequence[Part]) -> Iterator[tuple[nn.Parameter, float]]:
-    for part in parts:
-        if part.config.unfreeze_at is not None:
-            yield from ((parameter, part.config.unfreeze_at) for parameter in _frozen(part))

@@ -36,7 +36,14 @@ class _Cast:
         return tree_map(self._cast, args), tree_map(self._cast, kwargs)
 
     def _cast(self, value: object) -> object:
-        return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == self.dtype:
+            return value
+        limits = torch.finfo(self.dtype)
+        if torch.finfo(value.dtype).max > limits.max:
+            value = value.clamp(
+                limits.min, limits.max
+            )  # A mask's least float32 would become -inf, and a masked row NaN.
+        return value.to(self.dtype)
 
 
 def _cast_back(module: nn.Module, args: object, output: Any) -> Any:

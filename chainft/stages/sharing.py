@@ -58,6 +58,18 @@ def tie_blocks(
     return ties
 
 
+def check_ties(model: nn.Module, ties: Ties) -> None:
+    """Raise ConfigError where sharing took repeated blocks apart: each repetition got another block's parameters."""
+    for name, to in ties.items():
+        if model.get_parameter(name) is not model.get_parameter(to):
+            raise ConfigError(
+                f"{name} and {to} are one block that is repeated, but by share they would be different blocks",
+                slug="contradiction",
+                key="chain.stages",
+                help="let the stage that shares have the same blocks and repeat as the one that it shares with",
+            )
+
+
 def _check_shapes(name: str, mine: Tensor, theirs: Tensor | None, stage: str, other: str) -> None:
     if theirs is not None and theirs.shape == mine.shape:
         return

@@ -32,7 +32,7 @@ def stages(a: dict[str, Any], b: dict[str, Any], **chain: Any) -> dict[str, Any]
     [
         stages(OWN, {"receive": "all", "connector": "linear", "residual": True}),
         stages({**OWN, "auxiliary": {}}, OWN, exit_confidence=0.9),
-        stages(OWN, {**OWN, "share": {"with": "a"}, "lr": 0.1}),
+        stages({**OWN, "lr": 0.1}, {**OWN, "share": {"with": "a"}, "lr": 0.1}),
     ],
 )
 def test_sound_links_are_taken(chain: dict[str, Any]) -> None:

@@ -138,7 +138,9 @@ def test_an_encoder_that_transformers_would_take_for_a_decoder_is_refused(
     assert load_model(ModelConfig(path=str(tiny_decoder)), wanted, seed=1).new == ()
 
 
-def test_a_model_that_is_not_there_offline_says_so() -> None:
+def test_a_model_that_is_not_there_offline_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub reads the variable when it is imported, which may have been before the tests set it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError) as caught:
         load_tokenizer(ModelConfig(path="no-one/nothing"))
     assert "HF_HUB_OFFLINE is set" in (caught.value.problems[0].help or "")

@@ -124,6 +124,7 @@ def new_chain(config: RunConfig, task: Task, size: tuple[int, int]) -> Chain:
         chain = build_chain(new_skeleton(config, task), without_imports(config), cuts=cuts)
         if config.train.gradient_checkpointing:
             recompute_all(chain.model)
+        chain.set_recomputation()
     return chain
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from chainft.config.chain import ChainConfig
 from chainft.config.run import RunConfig
 from chainft.data.card import data_card
 from chainft.data.contract import check_contract
@@ -25,7 +26,10 @@ from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
 from chainft.models.load import LoadedModel, load_config, load_model, load_tokenizer, max_length_of
 from chainft.registry import find
+from chainft.run_folder import model_folder
 from chainft.stages.chain import Chain, build_chain
+from chainft.stages.lora import check_peft
+from chainft.stages.policy import check_unfreezing
 from chainft.tasks.base import Task
 from chainft.train.cuts import chain_cuts
 from chainft.train.learner import Course
@@ -84,10 +88,13 @@ def prepare(
 ) -> Prepared:
     """Read and check the data, tokenise it, and load the model; `folder`: that of the run."""
     task = new_task(config)
-    check_optimizer(config.optimizer)
+    check_optimizer(config.optimizer, config.chain)
+    _check_sources(config.chain)
     load_config(config.model)  # A wrong model name is found before the data is read.
     splits = load_splits(config.data, task)
-    warmup_steps_of(Course.of(config, len(splits.examples["train"])).total_steps, config.scheduler)
+    total_steps = Course.of(config, len(splits.examples["train"])).total_steps
+    warmup_steps_of(total_steps, config.scheduler)
+    check_unfreezing(config.chain.stages, total_steps)
     poll()
     task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
     stores = tokenise(config, task, splits, progress=progress, poll=poll)
@@ -135,6 +142,15 @@ def stop_on_errors(findings: list[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise DataError.of(Problem(one.slug, one.message, one.where, None, one.help) for one in errors)
+
+
+def _check_sources(chain: ChainConfig) -> None:
+    """What stages need beside the model: earlier runs, and PEFT."""
+    for name, stage in chain.stages.items():
+        if stage.from_ is not None:
+            model_folder(Path(stage.from_))
+        if stage.lora is not None:
+            check_peft(f"chain.stages.{name}.lora")
 
 
 def _check_tracker(config: RunConfig) -> None:

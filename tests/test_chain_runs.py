@@ -135,6 +135,18 @@ def test_a_stage_of_an_earlier_run_is_taken_with_its_digest(
     assert torch.equal(first[name], second[name])
 
 
+def test_stages_frozen_with_random_values_and_lost_ties_are_told(
+    chainft: Chainft, words: list[str], trained: Path
+) -> None:
+    short = [one for one in words if "num_train_epochs" not in one and not one.startswith("model=")]
+    short += ["train.max_steps=1", f"model={trained}", "chain.split=2", "chain.stages.stage0.frozen=true"]
+    apart = succeed(chainft("train", *short, "run=apart")).stderr
+    assert "which are trained apart here" in apart
+    assert "random values" not in apart
+    told = succeed(chainft("train", *short, "model.pretrained=false", "run=random")).stderr
+    assert "stage stage0 is frozen with random values" in told
+
+
 @pytest.mark.parametrize(
     ("chain", "code", "told"),
     [

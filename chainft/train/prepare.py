@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from chainft.data.store import FeatureStore, open_store
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
 from chainft.models.load import LoadedModel, load_config, load_model, load_tokenizer, max_length_of
+from chainft.models.weights import locate
 from chainft.registry import find
-from chainft.run_folder import model_folder
+from chainft.run_folder import model_folder, saved_ties
 from chainft.stages.chain import Chain, build_chain
 from chainft.stages.lora import check_peft
 from chainft.stages.policy import check_unfreezing
@@ -105,7 +106,36 @@ def prepare(
     torch.nn.Module.to(loaded.model, choose_device(config.train.device))
     cuts = chain_cuts(config.chain, loaded.model, task, stores["train"], folder)
     chain = build_chain(loaded.model, config, cuts=cuts)
+    _tell_of_random_stages(chain, loaded.new)
+    _tell_of_lost_ties(config)
     return Prepared(task, splits, stores, tuple(findings), card, loaded, chain)
+
+
+def _tell_of_random_stages(chain: Chain, new: Collection[str]) -> None:
+    for part in chain.parts:
+        if part.config.frozen is not False and part.name not in chain.imported:
+            names = [name for name, one in part.parameters.items() if name in new and not chain.trains(one)]
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                logger.warning(
+                    "stage %s is frozen with random values: no weights bring %s%s", part.name, names[0], more
+                )
+
+
+def _tell_of_lost_ties(config: RunConfig) -> None:
+    """A folder that chainft saved may hold copies of what was one parameter; its blocks say nothing of it."""
+    folder = locate(config.model).folder if config.model.pretrained else None
+    ties = saved_ties(folder) if folder else {}
+    if ties and not any(stage.share for stage in config.chain.stages.values()):
+        name, to = next(iter(ties.items()))
+        logger.warning(
+            "model.path = %s was saved with %d shared parameters (%s is %s), which are trained apart here: to keep "
+            "them one, give the stage `share`",
+            config.model.path,
+            len(ties),
+            name,
+            to,
+        )
 
 
 def new_task(config: RunConfig) -> Task:

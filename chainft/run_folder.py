@@ -7,19 +7,19 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from chainft.errors import ConfigError, ModelError, StorageError
+from chainft.errors import CheckpointError, ConfigError, ModelError, StorageError
 
 STATE_FILE = "chainft.json"
 """In a model folder: what prediction needs besides the model."""
 
 
-_OF_ONE_TRY = {"plan.json", "data_card.json", "rejected.jsonl", "errors.log"}
+_OF_ONE_TRY = {"chain.json", "plan.json", "data_card.json", "rejected.jsonl", "errors.log"}
 _BEFORE_TRAINING = {"config.yaml", "overrides.yaml", "environment.json", "log.txt", ".lock", *_OF_ONE_TRY}
 
 
@@ -220,3 +220,20 @@ def write_text(path: Path, text: str) -> None:
         raise StorageError(
             f"cannot write {str(path)!r}: {error.strerror}", slug="write-failed", help="free disk space or permissions"
         ) from error
+
+
+def saved_ties(folder: Path) -> Mapping[str, str]:
+    """Which copies in a model folder were one parameter; none where chainft did not save it.
+
+    Raises CheckpointError for a `chainft.json` that is damaged.
+    """
+    file = folder / STATE_FILE
+    if not file.is_file():
+        return {}
+    try:
+        ties = json.loads(file.read_text(encoding="utf-8")).get("ties", {})
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise CheckpointError(f"{file.name} is damaged: {error}", slug="damaged", where=str(file)) from error
+    if not isinstance(ties, dict):
+        raise CheckpointError(f"{file.name} is damaged: ties = {ties!r}", slug="damaged", where=str(file))
+    return ties

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from chainft.errors import CheckpointError, ModelError
+from chainft.infer.trained import load_run
 
 Chainft = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -139,6 +144,18 @@ def test_a_stage_of_an_earlier_run_is_taken_with_its_digest(
     assert torch.equal(first[name], second[name])
 
 
+def test_stages_frozen_with_random_values_and_lost_ties_are_told(
+    chainft: Chainft, words: list[str], trained: Path
+) -> None:
+    short = [one for one in words if "num_train_epochs" not in one and not one.startswith("model=")]
+    short += ["train.max_steps=1", f"model={trained}", "chain.split=2", "chain.stages.stage0.frozen=true"]
+    apart = succeed(chainft("train", *short, "run=apart")).stderr
+    assert "which are trained apart here" in apart
+    assert "random values" not in apart
+    told = succeed(chainft("train", *short, "model.pretrained=false", "run=random")).stderr
+    assert "stage stage0 is frozen with random values" in told
+
+
 @pytest.mark.parametrize(
     ("chain", "code", "told"),
     [
@@ -148,6 +165,21 @@ def test_a_stage_of_an_earlier_run_is_taken_with_its_digest(
         (["chain.split=2", "chain.stages.stage0.frosen=true"], 2, "did you mean"),
         (["chain.split=2", "chain.stages.stage0.from=nowhere"], 2, "does not exist"),
         (["chain=frozen_bas"], 2, "frozen_base"),
+        (
+            ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.unfreeze_at=0.95"],
+            2,
+            "the training has 10 steps",
+        ),
+        (
+            [
+                "optimizer.name=rprop",
+                "optimizer.weight_decay=0",
+                "chain.split=2",
+                "chain.stages.stage0.weight_decay=1",
+            ],
+            2,
+            "Rprop has no weight decay",
+        ),
     ],
 )
 def test_a_wrong_chain_is_refused_with_a_remedy(
@@ -157,3 +189,36 @@ def test_a_wrong_chain_is_refused_with_a_remedy(
     assert done.returncode == code, done.stderr
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("ties", []),
+        ("ties", {"a": 1}),
+        ("ties", {"bert.nothing": "classifier.weight"}),
+        ("ties", {"bert.encoder": "classifier.weight"}),
+        ("dtypes", {"bert.encoder.layer.0": "float8"}),
+        ("dtypes", {"bert.encoder.layer.9": "bfloat16"}),
+        ("max_length", "long"),
+        ("format", "1"),
+        ("labels", {"O": 0}),
+    ],
+)
+def test_a_changed_chainft_json_is_refused_without_traceback(
+    trained: Path, tmp_path: Path, entry: str, value: object
+) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    file = tmp_path / "model" / "chainft.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**state, entry: value}), encoding="utf-8")
+    with pytest.raises((CheckpointError, ModelError), match=r"chainft\.json"):
+        load_run(tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_encoder: Path, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-m", "chainft", "train", *words, *RECIPES["shared"], "run=run", "train.max_steps=1"]
+    subprocess.run([one for one in command if "num_train_epochs" not in one], cwd=folder, check=True)
+    return folder / "run" / "model"

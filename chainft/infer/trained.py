@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from chainft import __version__
 from chainft.config.parse import dump, parse
 from chainft.config.run import ModelConfig, TaskConfig
-from chainft.errors import CheckpointError, ConfigError
+from chainft.errors import CheckpointError, ConfigError, ModelError
 from chainft.models.load import load_tokenizer, load_trained
 from chainft.registry import find
 from chainft.run_folder import STATE_FILE, model_folder, write_json
 from chainft.stages.chain import Chain
-from chainft.stages.precision import set_dtype
+from chainft.stages.precision import DTYPES, set_dtype
 from chainft.stages.sharing import retie, untied_state
 from chainft.tasks.base import Labels, Task
 
@@ -62,9 +62,20 @@ def load_run(path: Path, config: TaskConfig | None = None) -> Trained:
     state = _read_state(folder / STATE_FILE)
     retie(model, state.get("ties", {}), where=str(folder))
     for block, dtype in state.get("dtypes", {}).items():
+        _check_block(model, block, where=str(folder))
         set_dtype(model, [block], dtype)
     model.train(False)
     return Trained(folder, task, model)
+
+
+def _check_block(model: PreTrainedModel, block: str, *, where: str) -> None:
+    if block not in dict(model.named_modules()):
+        raise ModelError(
+            f"chainft.json has a dtype for {block}, which the model does not have",
+            slug="unknown-block",
+            where=where,
+            help="bring chainft.json back as the run wrote it",
+        )
 
 
 def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
@@ -86,6 +97,21 @@ def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
     return task
 
 
+def _is_map_of_words(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+_CONTENT: Mapping[str, Callable[[Any], bool]] = {
+    "format": lambda value: type(value) is int,
+    "task": lambda value: isinstance(value, dict),
+    "labels": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    "max_length": lambda value: type(value) is int and value > 0,
+    "ties": _is_map_of_words,
+    "dtypes": lambda value: _is_map_of_words(value) and set(value.values()) <= DTYPES.keys(),
+}
+"""Which values each entry may have; the file may come from anywhere."""
+
+
 def _read_state(path: Path) -> Mapping[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -93,6 +119,13 @@ def _read_state(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{path.name} is damaged: {error}", slug="damaged", where=str(path)) from error
     if not isinstance(state, dict) or not {"format", "task", "labels", "max_length"} <= state.keys():
         raise CheckpointError(f"{path.name} is not whole", slug="damaged", where=str(path))
+    if wrong := [name for name, what in _CONTENT.items() if name in state and not what(state[name])]:
+        raise CheckpointError(
+            f"{path.name} is damaged: {wrong[0]} = {state[wrong[0]]!r} is not what chainft writes",
+            slug="damaged",
+            where=str(path),
+            help="bring the file back as the run wrote it",
+        )
     if state["format"] > FORMAT:
         raise CheckpointError(
             f"made by chainft {state.get('chainft')}, you have {__version__}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from chainft.errors import ModelError
-from chainft.run_folder import STATE_FILE, model_folder
+from chainft.run_folder import model_folder, saved_ties
 from chainft.stages.parts import Part
 
 
@@ -52,9 +51,8 @@ def take_weights(part: Part, run: str, model: PreTrainedModel, *, repeats: bool)
 
 
 def _other_depth(folder: Path, theirs: PreTrainedConfig, model: PreTrainedModel, *, repeats: bool) -> Iterator[str]:
-    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     depths = [getattr(one, "num_hidden_layers", None) for one in (theirs, model.config)]
-    if (repeats or state.get("ties")) and depths[0] != depths[1]:
+    if (repeats or saved_ties(folder)) and depths[0] != depths[1]:
         yield f"it has {depths[0]} blocks with repetitions (here {depths[1]})"
 
 

@@ -14,16 +14,21 @@ from chainft.config.chain import LoraConfig
 from chainft.errors import ConfigError, did_you_mean
 
 
+def check_peft(key: str) -> None:
+    """Raise ConfigError where PEFT is missing."""
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            "LoRA needs the package 'peft'", slug="not-installed", key=key, help="pip install 'chainft[lora]'"
+        )
+
+
 def add_adapters(model: PreTrainedModel, paths: Sequence[str], config: LoraConfig, *, key: str) -> list[str]:
     """Put adapters on the linear layers below `paths` (blocks); returns the layers' paths.
 
     Only the adapters of those blocks are trainable afterwards. Raises ConfigError where PEFT is missing or a name of
     `target_modules` is no linear layer there.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise ConfigError(
-            "LoRA needs the package 'peft'", slug="not-installed", key=key, help="pip install 'chainft[lora]'"
-        )
+    check_peft(key)
     layers = list(_linear_layers(model, paths))
     if not layers:
         raise ConfigError(

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from chainft.config.chain import StageConfig
 from chainft.errors import ConfigError, Problem
 from chainft.stages.gates import without_cache
 from chainft.stages.parts import Part, dropout_numbers
@@ -177,4 +178,23 @@ class Conduct:
         for module in self._containers:
             module.training = False  # Of itself alone: the blocks in it may be another stage's.
         for parameter, share in self._later:
-            parameter.requires_grad_(step >= math.ceil(share * total_steps - 1e-9))
+            parameter.requires_grad_(step >= unfrozen_from(share, total_steps))
+
+
+def unfrozen_from(share: float, total_steps: int) -> int:
+    """How many updates are done when what `unfreeze_at` names is trained first."""
+    return math.ceil(share * total_steps - 1e-9)  # The small term undoes float error.
+
+
+def check_unfreezing(stages: Mapping[str, StageConfig], total_steps: int) -> None:
+    """Raise ConfigError for a stage that would be trained in no step of so short a training."""
+    for name, stage in stages.items():
+        share = stage.unfreeze_at
+        if share is not None and unfrozen_from(share, total_steps) >= total_steps:
+            raise ConfigError(
+                f"chain.stages.{name}.unfreeze_at = {share} has no effect: the training has {total_steps} steps, and "
+                "the stage would be trained after the last",
+                slug="no-effect",
+                key=f"chain.stages.{name}.unfreeze_at",
+                help=f"give at most {(total_steps - 1) / total_steps:.4g}" if total_steps > 1 else "train longer",
+            )

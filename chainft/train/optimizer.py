@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from chainft.config.chain import ChainConfig
 from chainft.config.run import OptimizerConfig
 from chainft.errors import ConfigError, Problem, did_you_mean
 from chainft.stages.chain import Chain
@@ -66,8 +67,17 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, chain: Chain | No
     return _construct(groups, config)
 
 
-def check_optimizer(config: OptimizerConfig) -> None:
+def check_optimizer(config: OptimizerConfig, chain: ChainConfig | None = None) -> None:
     """Raise what `build_optimizer` would raise about the config, before there is a model."""
+    kind = _find_class(config.name)
+    for name, stage in chain.stages.items() if chain else ():
+        if stage.weight_decay and "weight_decay" not in inspect.signature(kind).parameters:
+            raise ConfigError(
+                f"chain.stages.{name}.weight_decay={stage.weight_decay} has no effect: {kind.__name__} has no weight decay",
+                slug="no-effect",
+                key=f"chain.stages.{name}.weight_decay",
+                help="leave it away, or choose another optimizer",
+            )
     _construct([{"params": [nn.Parameter(torch.zeros(1, 1))], "weight_decay": config.weight_decay}], config)
 
 

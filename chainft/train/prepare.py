@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from chainft.config.chain import ChainConfig
 from chainft.config.run import RunConfig
 from chainft.data.card import data_card
 from chainft.data.contract import check_contract
@@ -24,9 +25,13 @@ from chainft.data.store import FeatureStore, open_store
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
 from chainft.models.load import LoadedModel, load_model
+from chainft.models.weights import locate
 from chainft.registry import find
+from chainft.run_folder import model_folder, saved_ties
 from chainft.stages.chain import Chain, build_chain
 from chainft.stages.links_load import build_linked, check_models, read_tokenizer
+from chainft.stages.lora import check_peft
+from chainft.stages.policy import check_unfreezing
 from chainft.tasks.base import Task
 from chainft.train.cuts import chain_cuts
 from chainft.train.learner import Course
@@ -85,10 +90,13 @@ def prepare(
 ) -> Prepared:
     """Read and check the data, tokenise it, and load the model; `folder`: that of the run."""
     task = new_task(config)
-    check_optimizer(config.optimizer)
+    check_optimizer(config.optimizer, config.chain)
+    _check_sources(config.chain)
     check_models(config)  # A wrong model name is found before the data is read.
     splits = load_splits(config.data, task)
-    warmup_steps_of(Course.of(config, len(splits.examples["train"])).total_steps, config.scheduler)
+    total_steps = Course.of(config, len(splits.examples["train"])).total_steps
+    warmup_steps_of(total_steps, config.scheduler)
+    check_unfreezing(config.chain.stages, total_steps)
     poll()
     task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
     stores = tokenise(config, task, splits, progress=progress, poll=poll)
@@ -102,7 +110,36 @@ def prepare(
     torch.nn.Module.to(loaded.model, choose_device(config.train.device))
     cuts = chain_cuts(config.chain, loaded.model, task, stores["train"], folder)
     chain = build_chain(loaded.model, config, cuts=cuts)
+    _tell_of_random_stages(chain, loaded.new)
+    _tell_of_lost_ties(config)
     return Prepared(task, splits, stores, tuple(findings), card, loaded, chain)
+
+
+def _tell_of_random_stages(chain: Chain, new: Collection[str]) -> None:
+    for part in chain.parts:
+        if part.config.frozen is not False and part.name not in chain.imported:
+            names = [name for name, one in part.parameters.items() if name in new and not chain.trains(one)]
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                logger.warning(
+                    "stage %s is frozen with random values: no weights bring %s%s", part.name, names[0], more
+                )
+
+
+def _tell_of_lost_ties(config: RunConfig) -> None:
+    """A folder that chainft saved may hold copies of what was one parameter; its blocks say nothing of it."""
+    folder = locate(config.model).folder if config.model.pretrained else None
+    ties = saved_ties(folder) if folder else {}
+    if ties and not any(stage.share for stage in config.chain.stages.values()):
+        name, to = next(iter(ties.items()))
+        logger.warning(
+            "model.path = %s was saved with %d shared parameters (%s is %s), which are trained apart here: to keep "
+            "them one, give the stage `share`",
+            config.model.path,
+            len(ties),
+            name,
+            to,
+        )
 
 
 def new_task(config: RunConfig) -> Task:
@@ -138,6 +175,15 @@ def stop_on_errors(findings: list[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise DataError.of(Problem(one.slug, one.message, one.where, None, one.help) for one in errors)
+
+
+def _check_sources(chain: ChainConfig) -> None:
+    """What stages need beside the model: earlier runs, and PEFT."""
+    for name, stage in chain.stages.items():
+        if stage.from_ is not None:
+            model_folder(Path(stage.from_))
+        if stage.lora is not None:
+            check_peft(f"chain.stages.{name}.lora")
 
 
 def _check_tracker(config: RunConfig) -> None:

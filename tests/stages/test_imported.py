@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from chainft.errors import ModelError
+from chainft.errors import CheckpointError, ModelError
 from chainft.stages.sharing import untied_state
 from tests.stages.test_chain import bert, chained, llama, two
 
@@ -73,3 +73,11 @@ def test_a_head_for_other_labels_of_the_same_number_is_left_as_it_is(tmp_path: P
     assert torch.equal(model.classifier.weight, own)
     assert torch.equal(same.classifier.weight, earlier.classifier.weight)
     assert torch.equal(model.bert.encoder.layer[3].output.dense.weight, same.bert.encoder.layer[3].output.dense.weight)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"ties": []}'])
+def test_a_damaged_chainft_json_of_the_earlier_run_is_named(tmp_path: Path, content: str) -> None:
+    run = saved(bert(), tmp_path)
+    (tmp_path / "model" / "chainft.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"chainft\.json is damaged"):
+        chained(bert(), **two({"from": run}, {}))

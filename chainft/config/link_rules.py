@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chainft.config.chain import ChainConfig, StageConfig
+from chainft.config.no_effect import no_effect
 from chainft.config.run import DEFAULT_MODELS, ModelConfig, RunConfig
 from chainft.errors import Problem
 
@@ -95,8 +96,7 @@ def _has_auxiliary(chain: ChainConfig) -> bool:
 
 
 def _ignored(stage: str, setting: str, value: Any, because: str, help: str | None = None) -> Problem:
-    key = f"chain.stages.{stage}.{setting}"
-    return Problem("no-effect", f"{key} = {value} has no effect: {because}", key=key, help=help)
+    return no_effect(f"chain.stages.{stage}.{setting}", value, because, help)
 
 
 LINK_RULES = (

@@ -11,6 +11,7 @@ from typing import Any
 
 from chainft.config import kinds
 from chainft.config.link_rules import LINK_RULES
+from chainft.config.no_effect import no_effect
 from chainft.config.parse import parse
 from chainft.config.run import DataConfig, RunConfig, SchedulerConfig
 from chainft.config.stage_rules import STAGE_RULES
@@ -68,10 +69,6 @@ def _without(data: Mapping[str, Any], at: str, bad: set[str]) -> dict[str, Any]:
     return kept
 
 
-def _ignored(key: str, value: object, because: str, help: str | None = None) -> Problem:
-    return Problem("no-effect", f"{key} = {kinds.show(value)} has no effect: {because}", key=key, help=help)
-
-
 def _is_set(section: Any, name: str) -> bool:
     """Whether a setting differs from its default."""
     default = next(info.default for info in kinds.fields_of(section.__class__) if info.name == name)
@@ -105,7 +102,7 @@ def curve_has_the_setting(config: RunConfig) -> Iterator[Problem]:
         if _is_set(config.scheduler, name) and config.scheduler.name not in curves:
             value = getattr(config.scheduler, name)
             because = f"the curve {config.scheduler.name!r} does not use it"
-            yield _ignored(f"scheduler.{name}", value, because, f"it belongs to scheduler={'|'.join(curves)}")
+            yield no_effect(f"scheduler.{name}", value, because, f"it belongs to scheduler={'|'.join(curves)}")
 
 
 def warmup_and_decay_fit(config: RunConfig) -> Iterator[Problem]:
@@ -165,14 +162,14 @@ def has_validation(data: DataConfig) -> bool:
 def early_stopping_has_what_it_needs(config: RunConfig) -> Iterator[Problem]:
     evaluation = config.evaluation
     if evaluation.patience is not None and not has_validation(config.data):
-        yield _ignored(
+        yield no_effect(
             "evaluation.patience",
             evaluation.patience,
             "there are no validation examples",
             "give data.validation or data.validation_fraction",
         )
     if _is_set(evaluation, "min_delta") and evaluation.patience is None:
-        yield _ignored(
+        yield no_effect(
             "evaluation.min_delta", evaluation.min_delta, "early stopping is off", "set evaluation.patience as well"
         )
 
@@ -181,14 +178,14 @@ def metric_settings_have_a_metric(config: RunConfig) -> Iterator[Problem]:
     evaluation = config.evaluation
     if evaluation.greater_is_better is not None and evaluation.metric is None:
         because = "the task's own metric is used, whose direction is known"
-        yield _ignored("evaluation.greater_is_better", evaluation.greater_is_better, because, "set evaluation.metric")
+        yield no_effect("evaluation.greater_is_better", evaluation.greater_is_better, because, "set evaluation.metric")
     if evaluation.metric is not None and not has_validation(config.data):
-        yield _ignored("evaluation.metric", evaluation.metric, "there are no validation examples")
+        yield no_effect("evaluation.metric", evaluation.metric, "there are no validation examples")
 
 
 def saving_at_evaluations_has_evaluations(config: RunConfig) -> Iterator[Problem]:
     if _is_set(config.evaluation, "every") and not has_validation(config.data):
-        yield _ignored("evaluation.every", config.evaluation.every, "there are no validation examples")
+        yield no_effect("evaluation.every", config.evaluation.every, "there are no validation examples")
 
 
 # Data -----------------------------------------------------------------------------------------------
@@ -210,22 +207,22 @@ def cuts_are_made(config: RunConfig) -> Iterator[Problem]:
     for split in ("validation", "test"):
         name = f"{split}_fraction"
         if getattr(data, split) and _is_set(data, name):
-            yield _ignored(f"data.{name}", getattr(data, name), f"data.{split} gives the examples")
+            yield no_effect(f"data.{name}", getattr(data, name), f"data.{split} gives the examples")
 
 
 def bad_rows_are_skipped(config: RunConfig) -> Iterator[Problem]:
     data = config.data
     if data.on_error == "stop" and _is_set(data, "max_bad_fraction"):
         because = "the first malformed row stops the run (data.on_error = 'stop')"
-        yield _ignored("data.max_bad_fraction", data.max_bad_fraction, because, "set data.on_error=skip")
+        yield no_effect("data.max_bad_fraction", data.max_bad_fraction, because, "set data.on_error=skip")
 
 
 def sample_limits_have_their_split(config: RunConfig) -> Iterator[Problem]:
     data = config.data
     if data.max_validation_samples is not None and not has_validation(data):
-        yield _ignored("data.max_validation_samples", data.max_validation_samples, "there are no validation examples")
+        yield no_effect("data.max_validation_samples", data.max_validation_samples, "there are no validation examples")
     if data.max_test_samples is not None and not data.test and data.test_fraction == 0:
-        yield _ignored("data.max_test_samples", data.max_test_samples, "there are no test examples")
+        yield no_effect("data.max_test_samples", data.max_test_samples, "there are no test examples")
 
 
 # Run, tracker, report ----------------------------------------------------------------------------------
@@ -234,24 +231,24 @@ def sample_limits_have_their_split(config: RunConfig) -> Iterator[Problem]:
 def consent_is_for_a_resumed_run(config: RunConfig) -> Iterator[Problem]:
     if not config.resume:
         if config.allow_change:
-            yield _ignored("allow_change", list(config.allow_change), "no run is resumed", "set resume=true")
+            yield no_effect("allow_change", list(config.allow_change), "no run is resumed", "set resume=true")
         if config.allow_data_change:
-            yield _ignored("allow_data_change", True, "no run is resumed", "set resume=true")
+            yield no_effect("allow_data_change", True, "no run is resumed", "set resume=true")
 
 
 def run_folder_is_given_once(config: RunConfig) -> Iterator[Problem]:
     if config.run is not None and _is_set(config, "runs_dir"):
-        yield _ignored("runs_dir", config.runs_dir, f"run = {config.run!r} is the folder")
+        yield no_effect("runs_dir", config.runs_dir, f"run = {config.run!r} is the folder")
 
 
 def tracker_settings_have_a_tracker(config: RunConfig) -> Iterator[Problem]:
     if config.tracker.name == "none" and _is_set(config.tracker, "project"):
-        yield _ignored("tracker.project", config.tracker.project, "no tracker is chosen", "choose one: tracker=wandb")
+        yield no_effect("tracker.project", config.tracker.project, "no tracker is chosen", "choose one: tracker=wandb")
 
 
 def report_settings_have_a_report(config: RunConfig) -> Iterator[Problem]:
     if not config.report.enabled and _is_set(config.report, "max_mistakes"):
-        yield _ignored("report.max_mistakes", config.report.max_mistakes, "no report is written")
+        yield no_effect("report.max_mistakes", config.report.max_mistakes, "no report is written")
 
 
 RULES: tuple[Rule, ...] = (

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from chainft.config.chain import ChainConfig, StageConfig
+from chainft.config.no_effect import no_effect
 from chainft.config.run import RunConfig
 from chainft.errors import Problem, did_you_mean
 
@@ -15,7 +16,7 @@ def stages_are_given_one_way(config: RunConfig) -> Iterator[Problem]:
     if chain.split is None:
         for name in ("num_stages", "balance"):
             if getattr(chain, name) is not None:
-                yield _no_effect(f"chain.{name}", getattr(chain, name), "chain.split is not auto", "chain.split=auto")
+                yield no_effect(f"chain.{name}", getattr(chain, name), "chain.split is not auto", "chain.split=auto")
         return
     if chain.order:
         yield Problem(
@@ -30,7 +31,7 @@ def stages_are_given_one_way(config: RunConfig) -> Iterator[Problem]:
         for name in ("num_stages", "balance"):
             if getattr(chain, name) is not None:
                 why = f"chain.split = {chain.split} says how the model is cut"
-                yield _no_effect(f"chain.{name}", getattr(chain, name), why, "set chain.split=auto")
+                yield no_effect(f"chain.{name}", getattr(chain, name), why, "set chain.split=auto")
 
 
 def order_names_the_stages(config: RunConfig) -> Iterator[Problem]:
@@ -61,7 +62,7 @@ def stages_say_what_they_are(config: RunConfig) -> Iterator[Problem]:
     for name, stage in chain.stages.items():
         key = f"chain.stages.{name}.blocks"
         if chain.split is not None and stage.blocks is not None:
-            yield _no_effect(key, stage.blocks, f"chain.split = {chain.split} says which blocks it has")
+            yield no_effect(key, stage.blocks, f"chain.split = {chain.split} says which blocks it has")
         elif chain.split is None and not linked and stage.blocks is None:
             yield Problem("missing-key", f"{key} is not given", key=key, help=f"such as {key}='embeddings, :4'")
 
@@ -81,7 +82,7 @@ def recomputation_differs_from_all(config: RunConfig) -> Iterator[Problem]:
         ):
             value = str(stage.gradient_checkpointing).lower()
             because = f"train.gradient_checkpointing = {value} says so for all stages"
-            yield _no_effect(f"chain.stages.{name}.gradient_checkpointing", value, because)
+            yield no_effect(f"chain.stages.{name}.gradient_checkpointing", value, because)
 
 
 def patterns_are_regular_expressions(config: RunConfig) -> Iterator[Problem]:
@@ -104,12 +105,12 @@ def frozen_stages_are_not_tuned(config: RunConfig) -> Iterator[Problem]:
                 value = getattr(stage, setting)
                 if value is not None and not (setting == "dropout" and not stage.eval_mode):
                     shown = "{...}" if setting == "lora" else value
-                    yield _no_effect(f"chain.stages.{name}.{setting}", shown, f"stage {name!r} is frozen")
+                    yield no_effect(f"chain.stages.{name}.{setting}", shown, f"stage {name!r} is frozen")
             if stage.gradient_checkpointing and _is_leading(config.chain, name):
                 because = "no activations are saved before the first trained parameter"
-                yield _no_effect(f"chain.stages.{name}.gradient_checkpointing", True, because)
+                yield no_effect(f"chain.stages.{name}.gradient_checkpointing", True, because)
         if stage.frozen is not True and stage.eval_mode:
-            yield _no_effect(
+            yield no_effect(
                 f"chain.stages.{name}.eval_mode",
                 True,
                 f"stage {name!r} is trained",
@@ -124,11 +125,11 @@ def frozen_stages_are_not_tuned(config: RunConfig) -> Iterator[Problem]:
             )
         if stage.frozen is False and stage.unfreeze_at is not None:
             because = f"stage {name!r} is trained from the start"
-            yield _no_effect(f"chain.stages.{name}.unfreeze_at", stage.unfreeze_at, because, "set frozen as well")
+            yield no_effect(f"chain.stages.{name}.unfreeze_at", stage.unfreeze_at, because, "set frozen as well")
         if stage.lora is not None and isinstance(stage.frozen, str):
-            yield _no_effect(f"chain.stages.{name}.frozen", stage.frozen, "lora trains nothing but adapters and head")
+            yield no_effect(f"chain.stages.{name}.frozen", stage.frozen, "lora trains nothing but adapters and head")
         if stage.lora is not None and stage.unfreeze_at is not None:
-            yield _no_effect(
+            yield no_effect(
                 f"chain.stages.{name}.unfreeze_at", stage.unfreeze_at, "lora trains adapters from the start"
             )
 
@@ -221,10 +222,6 @@ def _names(chain: ChainConfig) -> tuple[str, ...]:
         return chain.order
     count = chain.num_stages if chain.split == "auto" else chain.split
     return tuple(f"stage{number}" for number in range(count or 0))
-
-
-def _no_effect(key: str, value: object, because: str, help: str | None = None) -> Problem:
-    return Problem("no-effect", f"{key} = {value} has no effect: {because}", key=key, help=help)
 
 
 STAGE_RULES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from chainft.config.chain import ChainConfig
 from chainft.data.batching import collate
 from chainft.data.store import FeatureStore
+from chainft.errors import CheckpointError
 from chainft.plan.balance import balanced_cuts
 from chainft.run_folder import write_json
 from chainft.stages.blocks import find_blocks
@@ -31,10 +33,9 @@ def chain_cuts(
     if chain.split != "auto" or chain.num_stages is None:
         return None
     file = folder / FILE if folder else None
-    if file is not None and file.is_file():
-        kept: list[int] = json.loads(file.read_text(encoding="utf-8"))["cuts"]
-        return kept
     num_blocks = find_blocks(model).num_blocks
+    if file is not None and file.is_file():
+        return _kept(file, chain.num_stages, num_blocks)
     if chain.num_stages > num_blocks:
         equal_spans(find_blocks(model).map, chain.num_stages)  # Raises what it raises for a number given outright.
     if chain.balance == "memory":
@@ -48,3 +49,26 @@ def chain_cuts(
     if file is not None:
         write_json(file, {"cuts": cuts, "costs": costs, "balance": chain.balance or "time"})
     return cuts
+
+
+def _kept(file: Path, num_stages: int, num_blocks: int) -> list[int]:
+    """The cuts that a run made. Raises CheckpointError for a file that is not as the run wrote it."""
+    try:
+        cuts: list[int] = json.loads(file.read_text(encoding="utf-8"))["cuts"]
+        ends = len(cuts) == num_stages + 1 and (cuts[0], cuts[-1]) == (0, num_blocks)
+        sound = ends and all(before < after for before, after in pairwise(cuts))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, str(error)) from error
+    if not sound:
+        raise _damaged(file, f"cuts = {cuts} do not make {num_stages} stages of {num_blocks} blocks")
+    return cuts
+
+
+def _damaged(file: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file.name} is damaged: {reason}",
+        slug="damaged",
+        where=str(file),
+        key="chain.split",
+        help="bring the file back as the run wrote it, or start a new run",
+    )

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from chainft.config.chain import StageConfig
-from chainft.errors import ConfigError, Problem
+from chainft.errors import ConfigError, Problem, did_you_mean
 from chainft.stages.gates import without_cache
 from chainft.stages.parts import Part, dropout_numbers
 
@@ -47,7 +47,7 @@ def _frozen(part: Part) -> list[nn.Parameter]:
             f"{part.key}.frozen = {frozen!r} is found in no parameter's name",
             slug="no-match",
             key=f"{part.key}.frozen",
-            help=f"names of this stage begin: {some}",
+            help=did_you_mean(frozen, ("true", "false")) or f"names of this stage begin: {some}",
         )
     return found
 

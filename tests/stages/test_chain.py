@@ -103,6 +103,12 @@ def test_a_pattern_that_finds_nothing_is_refused() -> None:
         chained(bert(), **two({"frozen": "layernorm_1"}, {}))
 
 
+def test_a_slip_for_true_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        chained(bert(), **two({"frozen": "ture"}, {}))
+    assert caught.value.problems[0].help == "did you mean 'true'?"
+
+
 def test_the_models_own_tie_is_kept_across_stages() -> None:
     model = llama()
     chain = chained(model, split=2)

@@ -1,6 +1,7 @@
 """Plug-ins by name: finds the class for `task=ner`, `data=conll`, ... without importing the others.
 
-A built-in plug-in is a module `<package>/<name>.py` that binds its class to `PLUGIN`. A third party's is
+A built-in plug-in is a module `<package>/<name>.py` that binds its class to `PLUGIN`
+(one whose name begins with `_` is none). A third party's is
 an entry point of the group, `name = "package.module:Class"`. Nothing is imported until it is asked for,
 so installing a package never runs its code here; `CHAINFT_PLUGINS` narrows which installed packages may.
 """
@@ -82,7 +83,7 @@ def _built_in(kind: Kind) -> Iterator[Plugin]:
     package = _PACKAGES[kind]
     folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
     for file in sorted(folder.glob("*.py")):
-        if file.stem not in ("__init__", "base"):
+        if file.stem != "base" and not file.stem.startswith("_"):
             yield Plugin(kind, file.stem, f"{package}.{file.stem}:PLUGIN", "chainft")
 
 

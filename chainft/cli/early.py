@@ -8,10 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chainft.config.run import RunConfig
+from chainft.config.joint import JointDataConfig
+from chainft.config.run import DataConfig, RunConfig
 from chainft.data.columns import check_settings
 from chainft.data.example import SPLITS
 from chainft.data.files import find_file
+from chainft.data.joint import check_parts, named
 from chainft.data.load import check_given
 from chainft.metrics.base import check_metric
 from chainft.models.stage_models import blaming, stage_models
@@ -30,17 +32,22 @@ def check_early(config: RunConfig) -> None:
         check_free(Path(config.run))
     task: Task = find("task", config.task.name, key="task.name")(config.task)
     check_metric(config.evaluation.metric, task)
-    _check_data(config, task)
+    _check_data(config.data, task)
     for stage, model in stage_models(config).items():
         with blaming(stage, config.chain):
             locate(model)
 
 
-def _check_data(config: RunConfig, task: Task) -> None:
-    source: Source = find("source", config.data.name, key="data.name")(config.data)
-    check_settings(task, config.data)
-    check_given(config.data, trains=True)
+def _check_data(data: DataConfig, task: Task) -> None:
+    if task.tasks or isinstance(data, JointDataConfig):
+        for name, one in check_parts(data, task).items():
+            with named(name):
+                _check_data(one, task.tasks[name])
+        return
+    source: Source = find("source", data.name, key="data.name")(data)
+    check_settings(task, data)
+    check_given(data, trains=True)
     for split in SPLITS if source.reads_files else ():
-        files = getattr(config.data, split)
+        files = getattr(data, split)
         for file in (files,) if isinstance(files, str) else files or ():
             find_file(file, key=source.key_of(file))

@@ -15,13 +15,12 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     from chainft.config.changes import check_evaluated
     from chainft.config.compose import load_run_config
-    from chainft.config.saved import compose_saved, existing_run, for_split
+    from chainft.config.saved import compose_saved, existing_run, for_split, has_split
 
     folder = existing_run(options.run)
     composed = compose_saved(folder, options.overrides)
     check_evaluated(load_run_config(folder.config), composed.config)
-    given = getattr(composed.config.data, options.split)
-    if given is None and composed.config.data.train is None:
+    if not has_split(composed.config.data, options.split):
         raise ConfigError(
             f"the run has no {options.split} data",
             slug="no-split",

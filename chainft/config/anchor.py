@@ -23,10 +23,19 @@ def anchored(data: Mapping[str, Any]) -> dict[str, Any]:
         below = data.get(section)
         if isinstance(below, Mapping):
             copy[section] = {key: _anchor(value) if key in names else value for key, value in below.items()}
+    several = copy.get("data", {}).get("tasks") if isinstance(copy.get("data"), Mapping) else None
+    if isinstance(several, Mapping):
+        copy["data"] = {**copy["data"], "tasks": {name: _data(one) for name, one in several.items()}}
     chain = data.get("chain")
     if isinstance(chain, Mapping) and isinstance(chain.get("stages"), Mapping):
         copy["chain"] = {**chain, "stages": {name: _stage(stage) for name, stage in chain["stages"].items()}}
     return copy
+
+
+def _data(data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        return data
+    return {key: _anchor(value) if key in _PATHS["data"] else value for key, value in data.items()}
 
 
 def _stage(stage: Any) -> Any:

@@ -132,9 +132,10 @@ def _foreseen_groups(hydra: Composer, parsed: Sequence[Override]) -> list[str]:
     if len(hydra.state.folders) > 1 or any(key == "experiment" or key.startswith("hydra") for key in values):
         return []
     task = values.get("task")
+    several = any(key.startswith(("task.tasks", "data.tasks")) for key in values)
     default = _default_model(task, values.get("task.name"))
     found = [] if {"model", "model.path"} & values.keys() else [f"model={default}"]
-    if isinstance(task, str) and not {"data", "data.name"} & values.keys():
+    if isinstance(task, str) and not several and not {"data", "data.name"} & values.keys():
         nodes = {
             "task": {"multi_label": values.get("task.multi_label")},
             "data": {split: values.get(f"data.{split}") for split in SPLITS},
@@ -152,6 +153,8 @@ def _default_groups(hydra: Composer, composition: Composition) -> list[str]:
         more.append(f"model={default}")
     if choices.get("data") is None and "name" not in _node(data, "data"):
         more += _default_data(data, choices, options("data", folders))
+    elif _node(data, "data").get("tasks"):
+        more += _sources_of_parts(data)
     return more
 
 
@@ -164,22 +167,47 @@ def _default_model(*names: object) -> str:
 
 def _default_data(data: Mapping[str, Any], choices: Mapping[str, str | None], known: list[str]) -> list[str]:
     """The source that reads the given files, by their ending; without files the task's starter data."""
-    given = [_node(data, "data")[split] for split in SPLITS if _node(data, "data").get(split)]
+    given = _given(_node(data, "data"))
     if given:
-        first = given[0][0] if isinstance(given[0], list) else given[0]
-        source = _SOURCES.get(PurePath(str(first)).suffix.lower())
-        if source is None:
-            raise ConfigError(
-                f"how to read {str(first)!r} is not known: no source is given, and its ending tells none",
-                slug="no-source",
-                key="data",
-                help=f"choose one: data={'|'.join(name for name in known if not name.startswith('starter'))}",
-            )
+        source = _source_of(given, "data", known)
         return [f"data={source}" if source in known else f"++data.name={source}"]
     task = _node(data, "task")
+    if task.get("tasks") or _node(data, "data").get("tasks"):
+        return [*(["data=joint"] if "joint" in known else []), *_sources_of_parts(data)]
     ending = "_multi" if task.get("multi_label") is True else ""
     wanted = [f"starter_{name}{ending}" for name in (choices.get("task"), task.get("name")) if name]
     return [f"data={name}" for name in wanted if name in known][:1]
+
+
+def _given(data: Mapping[str, Any]) -> str | None:
+    """The first file that a node of data names."""
+    files = [data[split] for split in SPLITS if data.get(split)]
+    return str(files[0][0] if isinstance(files[0], list) else files[0]) if files else None
+
+
+def _source_of(file: str, key: str, known: Sequence[str]) -> str:
+    source = _SOURCES.get(PurePath(file).suffix.lower())
+    if source is None:
+        raise ConfigError(
+            f"how to read {file!r} is not known: no source is given, and its ending tells none",
+            slug="no-source",
+            key=key,
+            help=f"choose one: {key}{'' if key == 'data' else '.name'}={'|'.join(name for name in known if 'starter' not in name)}",
+        )
+    return source
+
+
+def _sources_of_parts(
+    data: Mapping[str, Any], known: Sequence[str] = tuple(sorted(set(_SOURCES.values())))
+) -> list[str]:
+    """The sources of several tasks' data, as words, where files name them and nothing else does."""
+    parts = _node(_node(data, "data"), "tasks")
+    found = {name: _given(_node(parts, name)) for name in parts if "name" not in _node(parts, name)}
+    return [
+        f"++data.tasks.{name}.name={_source_of(file, f'data.tasks.{name}', known)}"
+        for name, file in found.items()
+        if file
+    ]
 
 
 def _node(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

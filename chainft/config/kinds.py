@@ -112,7 +112,7 @@ def leaf_paths(cls: type, data: object = None, *, at: str = "") -> Iterator[str]
         below = data.get(info.name) if isinstance(data, Mapping) else None
         if named is not None and isinstance(below, Mapping):
             for name in below:
-                yield from leaf_paths(named, below[name], at=f"{path}.{name}")
+                yield from leaf_paths(concrete(named, below[name]), below[name], at=f"{path}.{name}")
         if inner is None:
             yield path
             continue

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from chainft.config import kinds
+from chainft.config.joint import JointConfig, JointDataConfig, data_parts
 from chainft.config.link_rules import LINK_RULES
 from chainft.config.no_effect import no_effect
 from chainft.config.parse import parse
@@ -156,7 +157,7 @@ def fp16_needs_an_accelerator(config: RunConfig) -> Iterator[Problem]:
 
 def has_validation(data: DataConfig) -> bool:
     """Whether there will be validation examples."""
-    return bool(data.validation) or data.validation_fraction > 0
+    return any(bool(one.validation) or one.validation_fraction > 0 for one in data_parts(data).values())
 
 
 def early_stopping_has_what_it_needs(config: RunConfig) -> Iterator[Problem]:
@@ -191,38 +192,70 @@ def saving_at_evaluations_has_evaluations(config: RunConfig) -> Iterator[Problem
 # Data -----------------------------------------------------------------------------------------------
 
 
-def cuts_leave_training_data(config: RunConfig) -> Iterator[Problem]:
-    data = config.data
+def _of_each_data(rule: Callable[[str, DataConfig], Iterator[Problem]]) -> Rule:
+    """A rule over one set of data, by its dotted key, as a rule over those of all tasks."""
+
+    def each(config: RunConfig) -> Iterator[Problem]:
+        for key, data in data_parts(config.data).items():
+            yield from rule(key, data)
+
+    return each
+
+
+def cuts_leave_training_data(key: str, data: DataConfig) -> Iterator[Problem]:
     cut = (0 if data.validation else data.validation_fraction) + (0 if data.test else data.test_fraction)
     if cut >= 1:
         yield Problem(
             "contradiction",
-            f"data.validation_fraction + data.test_fraction = {cut:g} leaves nothing to train on",
-            key="data.validation_fraction",
+            f"{key}.validation_fraction + {key}.test_fraction = {cut:g} leaves nothing to train on",
+            key=f"{key}.validation_fraction",
         )
 
 
-def cuts_are_made(config: RunConfig) -> Iterator[Problem]:
-    data = config.data
+def cuts_are_made(key: str, data: DataConfig) -> Iterator[Problem]:
     for split in ("validation", "test"):
         name = f"{split}_fraction"
         if getattr(data, split) and _is_set(data, name):
-            yield no_effect(f"data.{name}", getattr(data, name), f"data.{split} gives the examples")
+            yield no_effect(f"{key}.{name}", getattr(data, name), f"{key}.{split} gives the examples")
 
 
-def bad_rows_are_skipped(config: RunConfig) -> Iterator[Problem]:
-    data = config.data
+def bad_rows_are_skipped(key: str, data: DataConfig) -> Iterator[Problem]:
     if data.on_error == "stop" and _is_set(data, "max_bad_fraction"):
-        because = "the first malformed row stops the run (data.on_error = 'stop')"
-        yield no_effect("data.max_bad_fraction", data.max_bad_fraction, because, "set data.on_error=skip")
+        because = f"the first malformed row stops the run ({key}.on_error = 'stop')"
+        yield no_effect(f"{key}.max_bad_fraction", data.max_bad_fraction, because, f"set {key}.on_error=skip")
 
 
-def sample_limits_have_their_split(config: RunConfig) -> Iterator[Problem]:
-    data = config.data
+def sample_limits_have_their_split(key: str, data: DataConfig) -> Iterator[Problem]:
     if data.max_validation_samples is not None and not has_validation(data):
-        yield no_effect("data.max_validation_samples", data.max_validation_samples, "there are no validation examples")
+        because = "there are no validation examples"
+        yield no_effect(f"{key}.max_validation_samples", data.max_validation_samples, because)
     if data.max_test_samples is not None and not data.test and data.test_fraction == 0:
-        yield no_effect("data.max_test_samples", data.max_test_samples, "there are no test examples")
+        yield no_effect(f"{key}.max_test_samples", data.max_test_samples, "there are no test examples")
+
+
+def settings_of_several_data_stand_in_each(config: RunConfig) -> Iterator[Problem]:
+    data = config.data
+    if not isinstance(data, JointDataConfig):
+        return
+    for info in kinds.fields_of(JointDataConfig):
+        if info.name not in ("name", "tasks", *_FOR_ALL_DATA) and _is_set(data, info.attribute):
+            help = f"data.tasks.NAME.{info.name}=..."
+            because = "each task has data of its own"
+            yield no_effect(f"data.{info.name}", kinds.dump(getattr(data, info.attribute)), because, help)
+    for key, one in data_parts(data).items():
+        for name in _FOR_ALL_DATA:
+            if _is_set(one, name):
+                yield no_effect(f"{key}.{name}", getattr(one, name), "it is one for all tasks", f"data.{name}=...")
+
+
+_FOR_ALL_DATA = ("unseen_labels", "cache_dir")
+
+
+def temperature_is_used(config: RunConfig) -> Iterator[Problem]:
+    task = config.task
+    if isinstance(task, JointConfig) and task.temperature is not None and task.sampling != "temperature":
+        because = f"task.sampling = {task.sampling!r} has none"
+        yield no_effect("task.temperature", task.temperature, because, "set task.sampling=temperature")
 
 
 # Run, tracker, report ----------------------------------------------------------------------------------
@@ -261,10 +294,12 @@ RULES: tuple[Rule, ...] = (
     early_stopping_has_what_it_needs,
     metric_settings_have_a_metric,
     saving_at_evaluations_has_evaluations,
-    cuts_leave_training_data,
-    cuts_are_made,
-    bad_rows_are_skipped,
-    sample_limits_have_their_split,
+    _of_each_data(cuts_leave_training_data),
+    _of_each_data(cuts_are_made),
+    _of_each_data(bad_rows_are_skipped),
+    _of_each_data(sample_limits_have_their_split),
+    settings_of_several_data_stand_in_each,
+    temperature_is_used,
     consent_is_for_a_resumed_run,
     run_folder_is_given_once,
     tracker_settings_have_a_tracker,

@@ -15,7 +15,8 @@ from chainft.config.compose import Composed, load_run_config, merge
 from chainft.config.document import read_yaml
 from chainft.config.hydra_edge import composer
 from chainft.config.interpolation import resolve
-from chainft.config.run import RunConfig
+from chainft.config.joint import JointDataConfig, data_parts
+from chainft.config.run import DataConfig, RunConfig
 from chainft.config.search import PRIMARY, search_folders
 from chainft.errors import ConfigError, did_you_mean
 from chainft.run_folder import RunFolder
@@ -119,8 +120,20 @@ def for_split(composed: Composed, split: str) -> Composed:
     The files of the other splits are not needed then, and may be gone.
     """
     data = composed.config.data
-    if getattr(data, split) is None:
-        return composed
-    only: dict[str, Any] = {"train": None, "validation": None, "test": None, split: getattr(data, split)}
-    alone = replace(data, **only, validation_fraction=0.0, test_fraction=0.0)
+    if isinstance(data, JointDataConfig):
+        alone: DataConfig = replace(data, tasks={name: _alone(one, split) for name, one in data.tasks.items()})
+    else:
+        alone = _alone(data, split)
     return replace(composed, config=replace(composed.config, data=alone))
+
+
+def _alone(data: DataConfig, split: str) -> DataConfig:
+    if getattr(data, split) is None:
+        return data
+    only: dict[str, Any] = {"train": None, "validation": None, "test": None, split: getattr(data, split)}
+    return replace(data, **only, validation_fraction=0.0, test_fraction=0.0)
+
+
+def has_split(data: DataConfig, split: str) -> bool:
+    """Whether some data have files for the split, or for train, of which it may be cut."""
+    return any(getattr(one, split) is not None or one.train is not None for one in data_parts(data).values())

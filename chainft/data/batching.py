@@ -8,7 +8,7 @@ removes most padding and leaves the gradient of the batch what it was. Shapes: B
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,8 @@ class Batch:
     """Which feature each row is."""
     lengths: Tensor
     """(B,) tokens of each row, without padding; stays on the CPU."""
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    """Of several tasks that are learned together, what each has of the rows."""
 
     @property
     def has_targets(self) -> bool:
@@ -44,25 +46,51 @@ class Batch:
             self,
             inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
             targets={name: tensor.to(device, non_blocking=True) for name, tensor in self.targets.items()},
+            shares={name: share.to(device) for name, share in self.shares.items()},
         )
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a batch that one of several tasks learns from or answers."""
+
+    rows: Tensor
+    """(b,) their places in the whole batch."""
+    batch: Batch
+    """These rows alone, b of them, as the task by itself would have them."""
+    num_examples: float
+    """How many examples they are; a window is its part of one."""
+    scale: float = 1.0
+    """What the sum of their losses is multiplied by."""
+
+    def to(self, device: torch.device) -> Share:
+        """The same on `device`."""
+        return replace(self, rows=self.rows.to(device), batch=self.batch.to(device))
 
 
 def collate(rows: Sequence[Arrays], task: Task, features: Sequence[int]) -> Batch:
     """Pad `rows` on the right, each axis to the longest of the batch; `attention_mask` is that of `input_ids`."""
+    padded = pad(rows, task.features, task.pad_token_id)
+    inputs = {name: tensor for name, tensor in padded.items() if task.features[name].model_input}
+    targets = {name: tensor for name, tensor in padded.items() if name not in inputs}
+    tokens = _mask([row["input_ids"] for row in rows])
+    inputs["attention_mask"] = torch.from_numpy(tokens.astype(np.int64))
+    return Batch(inputs, targets, tuple(features), torch.from_numpy(tokens.sum(axis=1)))
+
+
+def pad(rows: Sequence[Arrays], columns: Mapping[str, Column], pad_token_id: int) -> dict[str, Tensor]:
+    """The columns that the rows have, each (B, length of its axis) or (B, fixed)."""
     masks: dict[str, np.ndarray] = {}
-    inputs: dict[str, Tensor] = {}
-    targets: dict[str, Tensor] = {}
-    for name, column in task.features.items():
+    padded: dict[str, Tensor] = {}
+    for name, column in columns.items():
         if name not in rows[0]:
             continue
         arrays = [row[name] for row in rows]
         if column.axis is not None and column.axis not in masks:
             masks[column.axis] = _mask(arrays)
         mask = masks[column.axis] if column.axis is not None else None
-        (inputs if column.model_input else targets)[name] = _stack(arrays, column, mask, task.pad_token_id)
-    tokens = masks["tokens"]
-    inputs["attention_mask"] = torch.from_numpy(tokens.astype(np.int64))
-    return Batch(inputs, targets, tuple(features), torch.from_numpy(tokens.sum(axis=1)))
+        padded[name] = _stack(arrays, column, mask, pad_token_id)
+    return padded
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:

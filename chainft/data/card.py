@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chainft.data.example import Example, Finding, Split
+from chainft.data.joint import of_task
 from chainft.data.load import Splits
 
 if TYPE_CHECKING:
@@ -47,8 +48,11 @@ def whole_lengths(examples: Sequence[Example], store: FeatureStore, task: Task) 
 
 
 def label_counts(task: Task, examples: Sequence[Example]) -> Counter[str]:
-    """How often each label occurs in the gold fields of the examples."""
+    """How often each label occurs in the gold fields of the examples; of several tasks as `<task>/<label>`."""
     counts: Counter[str] = Counter()
+    for name, one in task.tasks.items():
+        own = label_counts(one, of_task({"train": examples}, name).get("train", []))
+        counts.update({f"{name}/{label}": count for label, count in own.items()})
     for field in task.fields:
         if not field.gold or field.kind not in ("label", "labels", "tags"):
             continue

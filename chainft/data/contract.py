@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from chainft.data.contract_labels import label_findings
 from chainft.data.example import Example, Finding, Split
+from chainft.data.joint import of_task
 from chainft.data.load import Splits
 
 if TYPE_CHECKING:
@@ -47,7 +49,18 @@ _LONG_WORD = re.compile(rf"\S{{{LONG_WORD + 1}}}")
 
 def check_contract(splits: Splits, task: Task, *, stores: Mapping[Split, FeatureStore] | None = None) -> list[Finding]:
     """All findings, errors first. `stores` (the tokenised splits) allow those about lengths."""
-    findings = [
+    windows = {split: np.diff(store.first_of) for split, store in (stores or {}).items()}
+    if task.tasks:
+        findings = [finding for name in task.tasks for finding in _of_one(name, splits, task, windows)]
+        findings += _rejected(splits)
+    else:
+        findings = [*_findings(splits, task, windows), *_rejected(splits)]
+    order = {"error": 0, "warning": 1, "info": 2}
+    return sorted(findings, key=lambda finding: order[finding.severity])
+
+
+def _findings(splits: Splits, task: Task, windows: Windows) -> list[Finding]:
+    return [
         *task.contract(splits.examples),
         *label_findings(splits.examples, task),
         *_few(splits.examples),
@@ -57,14 +70,22 @@ def check_contract(splits: Splits, task: Task, *, stores: Mapping[Split, Feature
         *_conflicts(splits.examples, task),
         *_odd_characters(splits.examples, task),
         *_long_words(splits.examples, task),
-        *_long(splits.examples, stores or {}, task),
-        *_rejected(splits),
+        *_long(splits.examples, windows, task),
     ]
-    order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(findings, key=lambda finding: order[finding.severity])
+
+
+def _of_one(name: str, splits: Splits, task: Task, windows: Windows) -> Iterator[Finding]:
+    """What is found in the examples of one of several tasks, with its name."""
+    examples = of_task(splits.examples, name)
+    chosen = {split: [name in row.values for row in splits.examples[split]] for split in examples}
+    own = {split: counts[chosen[split]] for split, counts in windows.items() if split in examples}
+    for finding in _findings(replace(splits, examples=examples), task.tasks[name], own):
+        yield replace(finding, message=f"{name}: {finding.message}")
 
 
 Examples = Mapping[Split, Sequence[Example]]
+Windows = Mapping[Split, np.ndarray]
+"""(num_examples,) how many features each example became."""
 
 
 def _empty(examples: Examples, task: Task) -> Iterator[Finding]:
@@ -183,9 +204,8 @@ def _few(examples: Examples) -> Iterator[Finding]:
         yield Finding("few-examples", "warning", message, train[0].where(), "add examples, or check the file")
 
 
-def _long(examples: Examples, stores: Mapping[Split, FeatureStore], task: Task) -> Iterator[Finding]:
-    for split, store in stores.items():
-        windows = np.diff(store.first_of)
+def _long(examples: Examples, counts: Windows, task: Task) -> Iterator[Finding]:
+    for split, windows in counts.items():
         empty = np.flatnonzero(windows == 0)
         if len(empty):
             message = f"{split}: {_count(empty, 'example')} without a token, from which nothing is learned"

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chainft.config.joint import JointDataConfig
 from chainft.config.run import DataConfig
 from chainft.data.columns import ColumnMap, check_columns, check_settings
 from chainft.data.example import SPLITS, Example, Split
+from chainft.data.joint import load_joint
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.registry import find
 
@@ -46,6 +48,8 @@ def load_splits(config: DataConfig, task: Task, *, trains: bool = True) -> Split
 
     `trains=False`: training data need not be there, as for evaluation.
     """
+    if isinstance(config, JointDataConfig) or task.tasks:
+        return load_joint(config, task, trains=trains)
     source: Source = find("source", config.name, key="data.name")(config)
     check_settings(task, config)
     check_given(config, trains=trains)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 PROGRESS_EVERY = 64
 
 
@@ -55,7 +55,8 @@ class FeatureStore:
 
     def __getitem__(self, index: int) -> Arrays:
         starts = self._starts
-        return {name: values[starts[name][index] : starts[name][index + 1]] for name, values in self._values.items()}
+        places = ((name, starts[name][index], starts[name][index + 1]) for name in self._values)
+        return {name: self._values[name][start:end] for name, start, end in places if end > start}
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -140,7 +141,7 @@ def _tokenizer_content(tokenizer: Any) -> bytes:
 
 def _code_of(task: Task) -> bytes:
     """The source of the task: features made by other code are other features."""
-    files = [inspect.getsourcefile(type(task))]
+    files = [inspect.getsourcefile(type(one)) for one in (task, *task.tasks.values())]
     files += [str(file) for file in sorted(Path(__file__).parents[1].joinpath("text").glob("*.py"))]
     return b"".join(Path(file).read_bytes() for file in files if file)
 
@@ -181,7 +182,7 @@ def _write(
         for feature in features:
             columns = columns or _columns(folder, task, feature, stack)
             for name, column in columns.items():
-                column.append(feature[name])
+                column.append(feature.get(name, _NOTHING))
         first_of.append(len(features))
     columns = columns or _columns(folder, task, {"input_ids": np.zeros(0)}, stack)
     files = {"first_of.starts": first_of.close()}
@@ -192,11 +193,15 @@ def _write(
     return {"format": FORMAT, "chainft": __version__, "examples": len(examples), "columns": kinds, "files": files}
 
 
+_NOTHING = np.zeros(0, np.int32)
+"""Where several tasks are learned together, features lack the columns of tasks that they are not for."""
+
+
 def _columns(
     folder: Path, task: Task, feature: Mapping[str, np.ndarray], stack: ExitStack
 ) -> dict[str, _ColumnWriter]:
-    """Writers of the task's columns that its features have."""
-    chosen = {name: column for name, column in task.features.items() if name in feature}
+    """Writers of the task's columns that its features have; of several tasks, of all their columns."""
+    chosen = {name: column for name, column in task.features.items() if name in feature or task.tasks}
     return {name: _ColumnWriter(folder, name, column, stack) for name, column in chosen.items()}
 
 

@@ -6,6 +6,7 @@ are joined when all of them are done. A million examples never hold more than on
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from chainft.data.batching import by_length, collate, feature_lengths
+from chainft.data.batching import by_length, feature_lengths
 from chainft.data.example import Example
 from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
@@ -60,7 +61,8 @@ class Engine:
     poll: Poll = lambda: None
     stretch: int | None = None
     """Features that are sorted by length together; default: enough to leave little padding."""
-    losses: LossSum = field(default_factory=LossSum)
+    losses: dict[str, LossSum] = field(default_factory=lambda: defaultdict(LossSum))
+    """By task where there are several, else under ""."""
 
     def predict_store(
         self, examples: Sequence[Example], store: FeatureStore, *, progress: Callable[[int, int], None] | None = None
@@ -131,7 +133,7 @@ class Engine:
         return [*self._run_batch(rows[:half], chosen[:half]), *self._run_batch(rows[half:], chosen[half:])]
 
     def _forward(self, rows: Sequence[Arrays], chosen: np.ndarray) -> Sequence[object]:
-        batch = collate(rows, self.task, [int(i) for i in chosen]).to(self.model.device)
+        batch = self.task.collate(rows, [int(i) for i in chosen]).to(self.model.device)
         was_training = self.model.training
         self.model.train(False)
         try:
@@ -139,8 +141,9 @@ class Engine:
                 result = self.task.infer(self.model, batch)
         finally:
             self.model.train(was_training)
-        self.losses.total += result.loss_sum
-        self.losses.count += result.num_targets
+        for name, (total, count) in result.losses.items():
+            self.losses[name].total += total
+            self.losses[name].count += count
         return result.raw
 
 
@@ -159,9 +162,8 @@ def score(
         if sink:
             sink(one)
     scores = merge_scores(metric.compute() for metric in metrics)
-    loss = engine.losses.mean
-    values = scores.values if loss is None else {"loss": loss, **scores.values}
-    return Scores({**values, **engine.task.loss_scores(loss)}, scores.tables, scores.confusions)
+    losses = {name: one.mean for name, one in engine.losses.items() if one.mean is not None}
+    return Scores({**engine.task.all_loss_scores(losses), **scores.values}, scores.tables, scores.confusions)
 
 
 def _stretches(first_of: np.ndarray, features: int) -> Iterator[int]:

@@ -19,8 +19,11 @@ from chainft.registry import find
 from chainft.run_folder import STATE_FILE, model_folder, write_json
 from chainft.stages.chain import Chain
 from chainft.stages.precision import DTYPES, set_dtype
-from chainft.stages.sharing import retie, untied_state
+from chainft.stages.sharing import Ties, retie, untied_state
+from chainft.stages.trunk import JointModel
+from chainft.stages.trunk_load import join
 from chainft.tasks.base import Labels, Task
+from chainft.tasks.joint import Joint
 
 FORMAT = 1
 
@@ -35,20 +38,40 @@ class Trained:
 
 
 def save_trained(folder: Path, model: PreTrainedModel, task: Task, chain: Chain) -> None:
-    """Write a plain Hugging Face folder: weights, config with label names, tokenizer, and the task's settings."""
-    model.save_pretrained(folder, state_dict=untied_state(model, chain.ties))
+    """Write a plain Hugging Face folder: weights, config with label names, tokenizer, and the task's settings.
+
+    Of several tasks, a folder with such a folder for each.
+    """
+    if isinstance(model, JointModel):
+        _save_joint(folder, model, task, chain)
+    else:
+        _save(folder, model, task, ties=chain.ties, dtypes=chain.dtypes())
+
+
+def _save(folder: Path, model: PreTrainedModel, task: Task, *, ties: Ties, dtypes: Mapping[str, str]) -> None:
+    model.save_pretrained(folder, state_dict=untied_state(model, ties))
     task.tokenizer.save_pretrained(folder)
-    state = {
+    write_json(folder / STATE_FILE, _state_of(task) | {"ties": dict(ties), "dtypes": dict(dtypes)})
+
+
+def _save_joint(folder: Path, model: JointModel, task: Task, chain: Chain) -> None:
+    """A folder for each head, each a whole model that loads by itself, and what joins them."""
+    for name, one in task.tasks.items():
+        ties = {model.in_head(mine): model.in_head(theirs) for mine, theirs in chain.ties.items()}
+        dtypes = {model.in_head(path): dtype for path, dtype in chain.dtypes().items()}
+        _save(folder / name, model.whole(name), one, ties=ties, dtypes=dtypes)
+    write_json(folder / STATE_FILE, _state_of(task) | {"heads": list(task.tasks)})
+
+
+def _state_of(task: Task) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "chainft": __version__,
         "task": dump(task.config),
         "labels": list(task.labels.names),
         "label_counts": dict(task.labels.counts),
         "max_length": task.max_length,
-        "ties": dict(chain.ties),
-        "dtypes": chain.dtypes(),
     }
-    write_json(folder / STATE_FILE, state)
 
 
 def load_run(path: Path, config: TaskConfig | None = None) -> Trained:
@@ -57,13 +80,35 @@ def load_run(path: Path, config: TaskConfig | None = None) -> Trained:
     Raises ConfigError or ModelError for a folder that holds none, ConfigError for settings of another kind of task.
     """
     folder = model_folder(path)
+    state = _read_state(folder / STATE_FILE)
+    if "heads" in state:
+        return _load_joint(folder, state, config)
     task = load_task(folder, config)
     model = load_trained(str(folder), task)
-    state = _read_state(folder / STATE_FILE)
     retie(model, state.get("ties", {}), where=str(folder))
     for block, dtype in state.get("dtypes", {}).items():
         _check_block(model, block, where=str(folder))
         set_dtype(model, [block], dtype)
+    model.train(False)
+    return Trained(folder, task, model)
+
+
+def _load_joint(folder: Path, state: Mapping[str, Any], config: TaskConfig | None) -> Trained:
+    task = _new_task(state, config)
+    settings = {name: one.config for name, one in task.tasks.items()}
+    if sorted(settings) != sorted(state["heads"]):
+        raise ConfigError(
+            f"the model has heads for {', '.join(state['heads'])}, the settings are for {', '.join(settings)}",
+            slug="other-task",
+            key="task.tasks",
+            help="leave task.tasks as they were in training",
+        )
+    parts = {name: load_run(folder / name, settings[name]) for name in settings}
+    model = join(
+        {name: part.model for name, part in parts.items()}, where={name: str(p.folder) for name, p in parts.items()}
+    )
+    assert isinstance(task, Joint)
+    task.adopt({name: part.task for name, part in parts.items()})
     model.train(False)
     return Trained(folder, task, model)
 
@@ -81,6 +126,13 @@ def _check_block(model: PreTrainedModel, block: str, *, where: str) -> None:
 def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
     """The task as it was trained (or with the settings `config`), with labels, tokenizer and length limit."""
     state = _read_state(folder / STATE_FILE)
+    task = _new_task(state, config)
+    task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
+    task.prepare(load_tokenizer(ModelConfig(path=str(folder))), max_length=int(state["max_length"]))
+    return task
+
+
+def _new_task(state: Mapping[str, Any], config: TaskConfig | None) -> Task:
     name = str(state["task"].get("name"))
     plugin = find("task", name, key="task.name")
     saved: TaskConfig = parse(plugin.config_class, state["task"], at="task")
@@ -92,9 +144,12 @@ def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
             key="task",
             help="leave the settings of task that choose the kind of answer as they were in training",
         )
-    task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
-    task.prepare(load_tokenizer(ModelConfig(path=str(folder))), max_length=int(state["max_length"]))
     return task
+
+
+def _is_list_of_names(value: object) -> bool:
+    """Names of folders, which may not lead out of the model's."""
+    return isinstance(value, list) and all(isinstance(one, str) and one.isidentifier() for one in value)
 
 
 def _is_map_of_words(value: object) -> bool:
@@ -105,6 +160,7 @@ _CONTENT: Mapping[str, Callable[[Any], bool]] = {
     "format": lambda value: type(value) is int,
     "task": lambda value: isinstance(value, dict),
     "labels": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    "heads": _is_list_of_names,
     "max_length": lambda value: type(value) is int and value > 0,
     "ties": _is_map_of_words,
     "dtypes": lambda value: _is_map_of_words(value) and set(value.values()) <= DTYPES.keys(),

@@ -28,7 +28,7 @@ def make_metrics(names: Sequence[str], family: str) -> list[Metric]:
 def check_metric(name: str | None, task: Task) -> None:
     """Raise ConfigError where `task` reports no value `name`: metrics tell their names without any example."""
     empty = merge_scores(metric.compute() for metric in task.metrics())
-    names = {"loss": 0.0, **empty.values, **task.loss_scores(1.0)}
+    names = {**empty.values, **task.all_loss_scores(dict.fromkeys(task.tasks or [""], 1.0))}
     if name is not None and name not in names:
         raise unknown_metric(name, names)
 
@@ -41,6 +41,11 @@ def unknown_metric(metric: str, values: Mapping[str, float]) -> ConfigError:
         key="evaluation.metric",
         help=did_you_mean(metric, values),
     )
+
+
+def falls(metric: str) -> bool:
+    """Whether less is better: losses and perplexity fall, everything else rises."""
+    return metric.endswith(("loss", "perplexity"))
 
 
 class Counts(NamedTuple):

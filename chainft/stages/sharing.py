@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from chainft.errors import ConfigError, ModelError
 from chainft.stages.blocks import Blocks, find_blocks
@@ -151,6 +151,14 @@ def _set_depth(model: PreTrainedModel, depth: int, order: Sequence[int]) -> None
     setattr(config, name, depth)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[block] for block in order]
+
+
+def copy_depth(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
+    """Give a config of the same architecture the number and kinds of blocks of another."""
+    name = source.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    setattr(target, name, getattr(source, name))
+    if getattr(source, "layer_types", None):
+        target.layer_types = list(source.layer_types)
 
 
 def _unrepeatable(model: PreTrainedModel, because: str) -> ConfigError:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -138,10 +139,10 @@ class Metric(ABC):
 class BatchResult:
     """What one forward pass of evaluation yields."""
 
-    loss_sum: float
-    num_targets: float
     raw: Sequence[Any]
     """One raw result a feature of the batch, in its order: small (no logits of whole vocabularies)."""
+    losses: Mapping[str, tuple[float, float]]
+    """Sum of losses and number of targets; of several tasks by their names, of one task under ""."""
 
 
 @dataclass
@@ -164,6 +165,8 @@ class Task(ABC):
     features: ClassVar[Mapping[str, Column]]
     auto_class: ClassVar[str]
     """Class of `transformers` that brings the head, for example `AutoModelForTokenClassification`."""
+    tasks: Mapping[str, Task] = MappingProxyType({})
+    """Of several tasks that are learned together, each by its name; else empty."""
     main_metric: ClassVar[str]
     """Key of `Scores.values` that chooses the best checkpoint unless the config names another."""
     metric_family: ClassVar[str]
@@ -216,7 +219,21 @@ class Task(ABC):
         """Tokens of the whole example, special ones included, before it is cut; by default those of its features."""
         return sum(len(feature["input_ids"]) for feature in self.encode(example))
 
+    def collate(self, rows: Sequence[Arrays], features: Sequence[int]) -> Batch:
+        """A batch of features of this task; `features` are their numbers in the store."""
+        from chainft.data.batching import collate
+
+        return collate(rows, self, features)
+
     # Model --------------------------------------------------------------------------------------
+
+    def arguments(self, batch: Batch) -> dict[str, Any]:
+        """What the forward pass of the model receives."""
+        return dict(batch.inputs)
+
+    def balanced(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """The micro-batches of one update, after what their losses need to know of all of them was put in."""
+        return batches
 
     def model_options(self) -> dict[str, Any]:
         """Entries of the Hugging Face config that the head needs: `id2label`, `label2id`, `problem_type`, ..."""
@@ -239,10 +256,13 @@ class Task(ABC):
 
     def infer(self, model: PreTrainedModel, batch: Batch) -> BatchResult:
         """One evaluation pass; called in inference mode. A task that generates overrides it."""
-        output = model(**batch.inputs)
+        return self.result(model(**self.arguments(batch)), batch)
+
+    def result(self, output: Any, batch: Batch) -> BatchResult:
+        """What the output of one forward pass says about a batch."""
         count = self.num_targets(batch) if batch.has_targets else 0.0
         loss_sum = float(self.loss(output, batch)) if count else 0.0
-        return BatchResult(loss_sum, count, self.raw(output, batch))
+        return BatchResult(self.raw(output, batch), {"": (loss_sum, count)})
 
     @abstractmethod
     def decode(self, example: Example, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
@@ -269,6 +289,11 @@ class Task(ABC):
     def loss_scores(self, loss: float | None) -> Mapping[str, float]:
         """Scores that follow from the mean loss alone, such as perplexity."""
         return {}
+
+    def all_loss_scores(self, losses: Mapping[str, float]) -> Mapping[str, float]:
+        """The mean loss and what follows from it; `losses` as in `BatchResult`, without those of no target."""
+        loss = losses.get("")
+        return {**({} if loss is None else {"loss": loss}), **self.loss_scores(loss)}
 
     @abstractmethod
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:

@@ -203,7 +203,7 @@ class Generate(Task):
         loss_sum, count = 0.0, 0.0
         if batch.has_targets:
             loss_sum, count = float(self.loss(model(**batch.inputs), batch)), self.num_targets(batch)
-        return BatchResult(loss_sum, count, self._respond(model, batch))
+        return BatchResult(self._respond(model, batch), {"": (loss_sum, count)})
 
     def _respond(self, model: PreTrainedModel, batch: Batch) -> Sequence[np.ndarray | None]:
         """The generated tokens of each row."""

@@ -12,7 +12,7 @@ from typing import Any
 from chainft.config.run import Interval, RunConfig
 from chainft.data.example import Example
 from chainft.errors import DivergedError, Interrupted, Stopped
-from chainft.metrics.base import unknown_metric
+from chainft.metrics.base import falls, unknown_metric
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
@@ -248,4 +248,4 @@ def greater_is_better(config: RunConfig, metric: str) -> bool:
     """The direction of a metric: as configured, else losses and perplexity fall and everything else rises."""
     if config.evaluation.greater_is_better is not None:
         return config.evaluation.greater_is_better
-    return not metric.endswith(("loss", "perplexity"))
+    return not falls(metric)

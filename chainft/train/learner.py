@@ -11,7 +11,8 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from chainft.config.run import RunConfig
-from chainft.data.batching import Batch, collate, epoch_order, micro_batches
+from chainft.data.batching import Batch, epoch_order, micro_batches
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
 from chainft.stages.policy import Conduct
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+
+class Order(Protocol):
+    """The examples of an epoch, (num_examples,), in their order: a function of seed and epoch alone."""
+
+    def __call__(self, *, seed: int, epoch: int) -> np.ndarray: ...
+
 
 OVERHEAD_TOKENS = {"cpu": 80, "cuda": 2048, "mps": 1024}
 """Cost of one more micro-batch in tokens. CPU: with MiniLM on two cores a pass costs 50 ms and 0.6 ms a token; the
@@ -95,6 +103,7 @@ class Learner:
         accelerator: Accelerator,
         config: RunConfig,
         conduct: Conduct | None = None,
+        order: Order | None = None,
     ) -> None:
         self.config = config
         self.conduct = conduct
@@ -103,6 +112,7 @@ class Learner:
         self.store = store
         self.accelerator = accelerator
         self.course = Course.of(config, len(store.first_of) - 1)
+        self._order_of = order or partial(epoch_order, self.course.num_examples)
         self.max_rows = configured_rows(config)
         """Most rows in one forward pass; halved when memory runs out, and kept in the checkpoint."""
         self.plain_optimizer = optimizer
@@ -138,8 +148,7 @@ class Learner:
         """The examples of a step's global batch."""
         epoch, position = divmod(step, self.course.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            order = epoch_order(self.course.num_examples, seed=self.config.seed, epoch=epoch)
-            self._order = (epoch, order)
+            self._order = (epoch, self._order_of(seed=self.config.seed, epoch=epoch))
         start = position * self.course.batch_size
         return [int(example) for example in self._order[1][start : start + self.course.batch_size]]
 
@@ -153,7 +162,8 @@ class Learner:
             overhead=OVERHEAD_TOKENS.get(self.accelerator.device.type, 64),
         )
         features = [[rows[position] for position in group] for group in groups]
-        return [collate([self.store[row] for row in chosen], self.task, chosen) for chosen in features]
+        batches = [self.task.collate([self.store[row] for row in chosen], chosen) for chosen in features]
+        return list(self.task.balanced(batches))
 
     def _within_memory(self, step: int, work: Callable[[int], Result]) -> Result:
         while True:
@@ -198,7 +208,7 @@ class Learner:
             fault_point("forward", step=step + 1)
             moved = batch.to(self.accelerator.device)
             with self.accelerator.autocast():
-                output = self.model(**moved.inputs)
+                output = self.model(**self.task.arguments(moved))
             loss = loss_of(self.task, output, moved) / max(num_targets, 1e-12)
             if fault_point("loss", step=step + 1):
                 loss = loss * float("nan")

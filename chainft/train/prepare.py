@@ -9,6 +9,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import torch
 from accelerate import Accelerator
 
 from chainft.config.chain import ChainConfig
+from chainft.config.joint import JointConfig
 from chainft.config.run import RunConfig
 from chainft.data.card import data_card
 from chainft.data.contract import check_contract
 from chainft.data.example import Finding, Split
 from chainft.data.load import Splits, load_splits
+from chainft.data.sampling import joint_order
 from chainft.data.store import FeatureStore, open_store
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
@@ -32,9 +35,10 @@ from chainft.stages.chain import Chain, build_chain
 from chainft.stages.links_load import build_linked, check_models, read_tokenizer
 from chainft.stages.lora import check_peft
 from chainft.stages.policy import check_unfreezing
+from chainft.stages.trunk_load import build_joint, check_joint
 from chainft.tasks.base import Task
 from chainft.train.cuts import chain_cuts
-from chainft.train.learner import Course
+from chainft.train.learner import Course, Order
 from chainft.train.optimizer import check_optimizer
 from chainft.train.schedule import warmup_steps_of
 
@@ -92,6 +96,8 @@ def prepare(
     task = new_task(config)
     check_optimizer(config.optimizer, config.chain)
     _check_sources(config.chain)
+    if task.tasks:
+        check_joint(config.chain)
     check_models(config)  # A wrong model name is found before the data is read.
     splits = load_splits(config.data, task)
     total_steps = Course.of(config, len(splits.examples["train"])).total_steps
@@ -103,16 +109,21 @@ def prepare(
     findings = check_contract(splits, task, stores=stores)
     stop_on_errors(findings)
     card = data_card(splits, task, findings, stores)
-    if config.chain.is_linked:
-        loaded = build_linked(config, task, seed=config.seed)
-    else:
-        loaded = load_model(config.model, task, seed=config.seed)
+    loaded = _load(config, task)
     torch.nn.Module.to(loaded.model, choose_device(config.train.device))
     cuts = chain_cuts(config.chain, loaded.model, task, stores["train"], folder)
     chain = build_chain(loaded.model, config, cuts=cuts)
     _tell_of_random_stages(chain, loaded.new)
     _tell_of_lost_ties(config)
     return Prepared(task, splits, stores, tuple(findings), card, loaded, chain)
+
+
+def _load(config: RunConfig, task: Task) -> LoadedModel:
+    if task.tasks:
+        return build_joint(config.model, task, seed=config.seed)
+    if config.chain.is_linked:
+        return build_linked(config, task, seed=config.seed)
+    return load_model(config.model, task, seed=config.seed)
 
 
 def _tell_of_random_stages(chain: Chain, new: Collection[str]) -> None:
@@ -140,6 +151,16 @@ def _tell_of_lost_ties(config: RunConfig) -> None:
             name,
             to,
         )
+
+
+def order_of(prepared: Prepared) -> Order | None:
+    """The order of the examples of several tasks; None: that of one task."""
+    task = prepared.task
+    if not isinstance(task.config, JointConfig):
+        return None
+    train = prepared.splits.examples["train"]
+    sizes = [sum(name in example.values for example in train) for name in task.tasks]
+    return partial(joint_order, sizes, task.config)
 
 
 def new_task(config: RunConfig) -> Task:

@@ -34,7 +34,7 @@ from chainft.train.fit import Fit, FitState
 from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
 from chainft.train.plan import make_plan
-from chainft.train.prepare import Prepared, make_accelerator, prepare
+from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.recorder import Recorder
 from chainft.train.signals import StopRequest
 
@@ -139,6 +139,7 @@ class Session:
             accelerator=accelerator,
             config=self.config,
             conduct=prepared.chain.conduct(),
+            order=order_of(prepared),
         )
         checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
         found = checkpoints.latest() if self.config.resume else None

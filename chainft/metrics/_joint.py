@@ -1,0 +1,55 @@
+"""The metrics of several tasks that are learned together, and the mean of their main ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from chainft.metrics.base import falls, mean
+from chainft.tasks.base import Metric, Scores, merge_scores
+
+MEAN = "mean_score"
+"""Mean over the tasks of the main metric of each."""
+
+
+class JointMetric(Metric):
+    """Passes each task's answers to its metrics; values are `<task>/<metric>`, tables say the task's name."""
+
+    family: ClassVar[str] = "joint"
+
+    def __init__(self, metrics: Mapping[str, Sequence[Metric]], mains: Mapping[str, str]) -> None:
+        """`mains`: the main metric of each task."""
+        self._metrics = metrics
+        self._mains = mains
+        self._seen: Counter[str] = Counter()
+
+    def update(self, gold: Mapping[str, Any], predicted: Mapping[str, Any]) -> None:
+        """Both by task."""
+        for name, answer in gold.items():
+            self._seen[name] += 1
+            for metric in self._metrics[name]:
+                metric.update(answer, predicted[name])
+
+    def compute(self) -> Scores:
+        """The scores of all tasks; the mean is over those of which there were examples."""
+        parts = {name: merge_scores(one.compute() for one in several) for name, several in self._metrics.items()}
+        mains = {name: part.values[self._mains[name]] for name, part in parts.items() if self._has_main(name, part)}
+        scores = merge_scores(_named(name, part) for name, part in parts.items())
+        if len(mains) < len(parts):
+            return scores
+        seen = [value for name, value in mains.items() if self._seen[name]]
+        return replace(scores, values={MEAN: mean(seen), **scores.values})
+
+    def _has_main(self, name: str, part: Scores) -> bool:
+        """Losses are no scores, and the mean is not over them."""
+        return self._mains[name] in part.values and not falls(self._mains[name])
+
+
+def _named(name: str, part: Scores) -> Scores:
+    return Scores(
+        {f"{name}/{key}": value for key, value in part.values.items()},
+        tuple(replace(table, title=f"{name}: {table.title}") for table in part.tables),
+        tuple(replace(confusion, title=f"{name}: {confusion.title}") for confusion in part.confusions),
+    )

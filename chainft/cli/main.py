@@ -32,6 +32,7 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb("chainft.cli.train", "fine-tune a model; -m sweeps over values"),
     "evaluate": Verb("chainft.cli.evaluate", "score a trained model on data"),
     "predict": Verb("chainft.cli.predict", "label texts with a trained model"),
+    "join": Verb("chainft.cli.join", "serve runs with one frozen trunk as one model: chainft join NAME=RUN ..."),
     "check": Verb("chainft.cli.check", "look for mistakes before training: chainft check data|chain ..."),
     "plan": Verb("chainft.cli.plan", "foresee memory and work of each stage, without weights: chainft plan task=ner"),
     "config": Verb("chainft.cli.config", "explain settings: chainft config show [GROUP|KEY]"),

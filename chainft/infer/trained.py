@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from chainft import __version__
+from chainft.config.joint import JointConfig
 from chainft.config.parse import dump, parse
 from chainft.config.run import ModelConfig, TaskConfig
-from chainft.errors import CheckpointError, ConfigError, ModelError
+from chainft.errors import CheckpointError, ConfigError, ModelError, StorageError
 from chainft.models.load import load_tokenizer, load_trained
 from chainft.registry import find
 from chainft.run_folder import STATE_FILE, model_folder, write_json
@@ -60,7 +63,11 @@ def _save_joint(folder: Path, model: JointModel, task: Task, chain: Chain) -> No
         ties = {model.in_head(mine): model.in_head(theirs) for mine, theirs in chain.ties.items()}
         dtypes = {model.in_head(path): dtype for path, dtype in chain.dtypes().items()}
         _save(folder / name, model.whole(name), one, ties=ties, dtypes=dtypes)
-    write_json(folder / STATE_FILE, _state_of(task) | {"heads": list(task.tasks)})
+    write_json(folder / STATE_FILE, _joint_state(task))
+
+
+def _joint_state(task: Task) -> dict[str, Any]:
+    return _state_of(task) | {"heads": list(task.tasks)}
 
 
 def _state_of(task: Task) -> dict[str, Any]:
@@ -72,6 +79,30 @@ def _state_of(task: Task) -> dict[str, Any]:
         "label_counts": dict(task.labels.counts),
         "max_length": task.max_length,
     }
+
+
+def join_runs(runs: Mapping[str, Path], output: Path) -> Trained:
+    """Put runs that were trained apart over one frozen trunk into one model folder, each under its name.
+
+    Raises ModelError where their trunks are not equal, StorageError where `output` cannot be written.
+    """
+    parts = {name: load_run(path) for name, path in runs.items()}
+    task = Joint(JointConfig(name="joint", tasks={name: part.task.config for name, part in parts.items()}))
+    task.adopt({name: part.task for name, part in parts.items()})
+    model = join({name: one.model for name, one in parts.items()}, where={name: str(p) for name, p in runs.items()})
+    temporary = output.with_name(f".{output.name}.tmp-{os.getpid()}")
+    try:
+        for name, part in parts.items():
+            shutil.copytree(part.folder, temporary / name)
+        write_json(temporary / STATE_FILE, _joint_state(task))
+        temporary.rename(output)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {str(output)!r}: {error.strerror}", slug="write-failed", where=f"--output {output}"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Trained(output, task, model)
 
 
 def load_run(path: Path, config: TaskConfig | None = None) -> Trained:

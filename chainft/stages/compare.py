@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from chainft.stages.gates import Gates, Payload, RandomState, without_cache
 from chainft.stages.spans import Span
+from chainft.stages.trunk import logits_of
 
 Loss = Callable[[Any], Tensor]
 """From the model's output to the loss."""
@@ -53,7 +54,7 @@ def compare(
     shared = {name for name, count in users.items() if count > 1}
     apart = {name: _relative(expected[name], found[name]) for name in expected.keys() & found.keys()}
     return Differences(
-        _largest(whole.logits, output.logits),
+        max(map(_largest, logits_of(whole), logits_of(output))),
         abs(float(whole_loss.detach()) - float(found_loss.detach())),
         max((value for name, value in apart.items() if name not in shared), default=0.0),
         max((value for name, value in apart.items() if name in shared), default=0.0),

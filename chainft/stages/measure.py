@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from chainft.stages.blocks import find_blocks
+from chainft.stages.trunk import logits_of
 
 REPEATS = 3
 
@@ -64,7 +65,7 @@ def _one_pass(
         handles.append(module.register_full_backward_hook(stop(path)))
     try:
         output = model(**inputs)
-        output.logits.float().sum().backward()
+        torch.autograd.backward([logits.float().sum() for logits in logits_of(output)])
     finally:
         for handle in handles:
             handle.remove()

@@ -20,7 +20,7 @@ from transformers.utils.generic import ModelOutput
 from chainft.errors import ModelError
 from chainft.stages.blocks import find_blocks
 from chainft.stages.families import check_family
-from chainft.stages.gates import without_cache
+from chainft.stages.gates import probe_inputs, without_cache
 from chainft.stages.sharing import copy_depth
 
 Parts = Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]
@@ -49,6 +49,7 @@ class JointModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         self.heads = nn.ModuleDict(dict(heads))
         self._blocks = find_blocks(cast(PreTrainedModel, first.base_model)).stacks[0].path
         """Path of the blocks in the body."""
+        self._check_heads()
 
     def forward(
         self,
@@ -88,6 +89,23 @@ class JointModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         found: nn.Module = self.head(next(iter(self.heads))).get_input_embeddings()
         return found
 
+    def _check_heads(self) -> None:
+        """Raise ModelError for a model that asks something else of its trunk than the others: Longformer for texts lets
+        the first token see all others, and for tokens not (modeling_longformer.py, `LongformerForSequenceClassification`).
+        """
+        modes = {name: self.head(name).training for name in self.heads}
+        self.train(False)
+        with torch.no_grad():
+            inputs = probe_inputs(self)
+            together = self(**inputs)
+            for name in self.heads:
+                alone = self.head(name)(**inputs, **without_cache(self.head(name))).logits
+                if not torch.allclose(together[name].logits, alone, rtol=1e-3, atol=1e-5):
+                    raise _other_trunk(name, self.head(name))
+        for name, mode in modes.items():
+            self.head(name).train(mode)
+        self.train(any(modes.values()))
+
     def _trunk(self, inputs: Mapping[str, Tensor]) -> Any:
         """What the last block gives: (B, L, D), or a tuple that begins with that."""
         body = self.head(next(iter(self.heads))).base_model
@@ -99,7 +117,7 @@ class JointModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             body(**inputs, **without_cache(cast(PreTrainedModel, body)))
         finally:
             blocks[-1] = block
-        return tap.last
+        return tap.last_output
 
     def _answer(self, name: str, last: Any, rows: Tensor, inputs: Mapping[str, Tensor]) -> Any:
         model = self.head(name)
@@ -131,6 +149,11 @@ def trunk_names(model: PreTrainedModel, other: PreTrainedModel) -> Iterator[tupl
             yield f"{model.base_model_prefix}.{name}", f"{other.base_model_prefix}.{name}"
 
 
+def logits_of(output: Any) -> list[Tensor]:
+    """The logits of a model's output, or of each of several heads."""
+    return [output.logits] if hasattr(output, "logits") else [one.logits for one in output.values()]
+
+
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
@@ -154,6 +177,15 @@ def _check_like(name: str, model: PreTrainedModel, first: PreTrainedModel) -> No
             help="learn the tasks in runs of their own, or take another architecture",
         )
     find_blocks(model)
+
+
+def _other_trunk(name: str, model: PreTrainedModel) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__} (task {name!r}) makes its trunk compute something else than the other heads do",
+        slug="unlike-trunks",
+        key="model.path",
+        help="learn the tasks in runs of their own, or take another architecture",
+    )
 
 
 def _share(mine: nn.Module, theirs: nn.Module) -> None:
@@ -208,8 +240,8 @@ class _Tap(_Stand):
     """Lets its block compute and keeps what it gives; of a block that is called several times (ALBERT), the last."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.__dict__["last"] = self.block(*args, **kwargs)
-        return self.__dict__["last"]
+        self.__dict__["last_output"] = self.block(*args, **kwargs)
+        return self.__dict__["last_output"]
 
 
 class _Skipped(_Stand):
@@ -217,10 +249,10 @@ class _Skipped(_Stand):
 
     def __init__(self, block: nn.Module, output: Any) -> None:
         super().__init__(block)
-        self.__dict__["output"] = output
+        self.__dict__["given_output"] = output  # No name that the block may have.
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.__dict__["output"]
+        output = self.__dict__["given_output"]
         hidden, *rest = output if isinstance(output, tuple) else (output,)
         own: Tensor = args[0] if args else kwargs["hidden_states"]
         missing = own.shape[1] - hidden.shape[1]

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainft.config.run import RunConfig
-from chainft.data.batching import Batch, collate
+from chainft.config.joint import JointDataConfig
+from chainft.config.run import DataConfig, RunConfig
+from chainft.data.batching import Batch
 from chainft.errors import ConfigError
 from chainft.models.device import choose_device
 from chainft.stages.chain import Chain, is_trivial
@@ -59,21 +60,28 @@ def check_chain(config: RunConfig, *, progress: Progress) -> tuple[Chain, list[C
 
 def _smaller(config: RunConfig) -> RunConfig:
     """The same run on a few examples; labels that these lack are no error here."""
-    data = replace(
-        config.data,
+    data = _limited(config.data)
+    if isinstance(data, JointDataConfig):
+        data = replace(data, tasks={name: _limited(one) for name, one in data.tasks.items()})
+    return replace(config, data=data)
+
+
+def _limited(data: DataConfig) -> DataConfig:
+    return replace(
+        data,
         max_train_samples=MAX_EXAMPLES,
         max_validation_samples=MAX_EXAMPLES,
         max_test_samples=MAX_EXAMPLES,
         unseen_labels="allow",
     )
-    return replace(config, data=data)
 
 
 def _batch(prepared: Prepared) -> Batch:
     store = prepared.stores["train"]
-    rows = list(range(min(MAX_EXAMPLES, len(store))))
-    batch = collate([store[row] for row in rows], prepared.task, rows)
-    return batch.to(prepared.loaded.model.device)
+    each = max(1, len(prepared.task.tasks))
+    rows = list(range(min(MAX_EXAMPLES * each, len(store))))  # Of several tasks, examples of all.
+    batch = prepared.task.collate([store[row] for row in rows], rows)
+    return prepared.task.balanced([batch])[0].to(prepared.loaded.model.device)
 
 
 def _loss(task: Task, batch: Batch) -> Callable[[Any], Tensor]:
@@ -88,7 +96,7 @@ def _split_equals_whole(prepared: Prepared) -> Iterator[Check]:
     model.requires_grad_(True)
     try:
         spans = list(prepared.chain.spans.values())
-        found = compare(Gates(model), spans, batch.inputs, _loss(prepared.task, batch))
+        found = compare(Gates(model), spans, prepared.task.arguments(batch), _loss(prepared.task, batch))
     finally:
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
@@ -110,7 +118,7 @@ def _rows(found: Differences) -> Iterator[Check]:
 def _gradients_reach_what_is_trained(prepared: Prepared) -> Iterator[Check]:
     model, batch, chain = prepared.loaded.model, _batch(prepared), prepared.chain
     model.zero_grad(set_to_none=True)
-    torch.autograd.backward(_loss(prepared.task, batch)(model(**batch.inputs)))
+    torch.autograd.backward(_loss(prepared.task, batch)(model(**prepared.task.arguments(batch))))
     for part in chain.parts:
         frozen = [name for name, p in part.parameters.items() if not p.requires_grad and p.grad is not None]
         idle = [name for name, p in part.parameters.items() if p.requires_grad and p.grad is None]

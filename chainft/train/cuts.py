@@ -10,7 +10,6 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from chainft.config.chain import ChainConfig
-from chainft.data.batching import collate
 from chainft.data.store import FeatureStore
 from chainft.errors import CheckpointError
 from chainft.plan.balance import balanced_cuts
@@ -42,8 +41,8 @@ def chain_cuts(
         costs = block_bytes(model)
     else:
         rows = list(range(min(MEASURED_ROWS, len(store))))
-        batch = collate([store[row] for row in rows], task, rows)
-        costs = block_seconds(model, batch.to(model.device).inputs)
+        batch = task.collate([store[row] for row in rows], rows)
+        costs = block_seconds(model, task.arguments(batch.to(model.device)))
     cuts = balanced_cuts(costs, chain.num_stages)
     logger.info("chain.split=auto cuts at blocks %s", ", ".join(map(str, cuts[1:-1])))
     if file is not None:

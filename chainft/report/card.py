@@ -95,6 +95,7 @@ def _intro(facts: RunFacts) -> Iterator[str]:
         "ner": "finds named entities in text",
         "classify": "classifies texts",
         "generate": "answers prompts with text",
+        "joint": f"does {plural(len(facts.heads), 'task')} on one trunk ({', '.join(facts.heads)})",
     }.get(facts.task, f"does the task {_code(facts.task)}")
     origin = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
     yield f"# {_plain(facts.name)}"
@@ -124,8 +125,12 @@ def _usage(facts: RunFacts) -> Iterator[str]:
         yield f'model = pipeline("{pipeline}", model="path/to/this/folder"{options})'
         yield f'print(model("{text}"{arguments}))'
         yield "```"
+    if facts.heads:
+        yield ""
+        folders = ", ".join(_code(name) for name in facts.heads)
+        yield f"Each of the folders {folders} is a plain model of transformers for its task."
     yield ""
-    yield "Or with chainft, which also splits over-long texts into windows and builds the input just as in training:"
+    yield f"{'All at once w' if facts.heads else 'Or w'}ith chainft, which also splits over-long texts into windows and builds the input just as in training:"
     yield ""
     yield "```"
     yield f'chainft predict path/to/this/folder "{text}"'

@@ -10,6 +10,7 @@ _SAMPLES: dict[str, str] = {
     "ner": "Angela Merkel met engineers from Siemens in Berlin.",
     "classify": "My card still has not arrived.",
     "generate": "can u send the report",
+    "joint": "I ordered a lamp from Siemens in Berlin and it has not arrived.",
 }
 
 

@@ -56,6 +56,11 @@ class RunFacts:
         return tuple(str(label) for label in self.plan.get("data", {}).get("labels") or ())
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """The tasks of a model that has several heads; empty for one head."""
+        return tuple(str(name) for name in self.plan.get("model", {}).get("heads") or ())
+
+    @property
     def chosen(self) -> bool:
         """Whether an evaluation chose the weights; else they are the last ones."""
         return self.outcome.validation is not None or bool(self.curves.evaluations)

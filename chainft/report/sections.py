@@ -17,6 +17,7 @@ _TASKS = {
     "ner": "Named entity recognition",
     "classify": "Text classification",
     "generate": "Text generation",
+    "joint": "Several tasks on one trunk",
 }
 
 

@@ -11,6 +11,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udf
 
 _MEANINGS: dict[str, str] = {
     "loss": "mean loss of one target (lower is better)",
+    "mean_score": "mean of the main metrics of all tasks",
     "perplexity": "how many tokens the model hesitates between, on average (lower is better; 1 is certain)",
     "accuracy": "share of texts whose class is right",
     "exact_match": "share of texts whose answer is exactly right, with nothing missing and nothing too much",
@@ -150,6 +151,7 @@ def meaning(metric: str, *, brief: bool = False) -> str | None:
     >>> meaning("f1_macro")
     'balance (harmonic mean) of precision and recall; the plain mean over classes: rare ones weigh as much as frequent ones'
     """
+    metric = metric.rpartition("/")[2]  # Of several tasks, the part before says which one.
     if metric in _MEANINGS:
         return _MEANINGS[metric]
     words = metric.casefold().split("_")

@@ -23,6 +23,15 @@ def words(group: str, name: str) -> list[str]:
         return [choice]
     if group == "data":
         tasks = [plugin.name for plugin in registry.plugins("task") if name.startswith(f"starter_{plugin.name}")]
+        if name == "joint":
+            both = "{a: {name: ner}, b: {name: ner}}"
+            return [
+                "task=joint",
+                choice,
+                f"task.tasks={both}",
+                "data.tasks.a.train=x.conll",
+                "data.tasks.b.train=x.conll",
+            ]
         files = [] if name.startswith("starter") else ["data.train=x"]
         multi = ["task.multi_label=true"] if name.endswith("_multi") else []
         return [f"task={tasks[0] if tasks else 'ner'}", choice, *files, *multi]

@@ -33,7 +33,7 @@ def test_a_full_disk_ends_the_model_folder_with_a_way_on(tmp_path: Path, error: 
             raise error
 
     engine: Any = SimpleNamespace(model=Full(), task=None)
-    chain: Any = SimpleNamespace(ties={})
+    chain: Any = SimpleNamespace(ties={}, dtypes=dict)
     with pytest.raises(StorageError, match=r"cannot write the model folder .*No space left") as caught:
         write_artefacts(RunFolder(tmp_path), engine, chain, {}, [], report=False)
     assert "resume=true" in caught.value.render()

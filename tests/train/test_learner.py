@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from chainft.config.run import DataConfig, OptimizerConfig, RunConfig, SchedulerConfig, TaskConfig, TrainConfig
 from chainft.data.batching import Batch
 from chainft.errors import MemoryError_
-from chainft.tasks.base import Column
+from chainft.tasks.base import Column, Task
 from chainft.train.learner import Course, Learner, seed_step
 
 
@@ -52,6 +52,7 @@ class TaggerTask:
         "labels": Column(pad=-100),
     }
     pad_token_id = 0
+    collate, arguments, balanced = Task.collate, Task.arguments, Task.balanced
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         labels = batch.targets["labels"]

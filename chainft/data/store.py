@@ -58,6 +58,10 @@ class FeatureStore:
         places = ((name, starts[name][index], starts[name][index + 1]) for name in self._values)
         return {name: self._values[name][start:end] for name, start, end in places if end > start}
 
+    def column(self, name: str) -> np.ndarray:
+        """All values of a column, end to end."""
+        return self._values[name]
+
     @cached_property
     def lengths(self) -> np.ndarray:
         """(num_features,) tokens of each feature."""

@@ -56,10 +56,12 @@ class Chain:
     """Ids of the parameters that are frozen at first, with the share of the training after which they are trained."""
     imported: Mapping[str, str] = field(default_factory=dict)
     """Stage -> digest of the weights that it took from an earlier run."""
+    partly: set[int] = field(default_factory=set)
+    """Ids of the parameters of which only the rows that can change are trained, as parameters of their own."""
 
     def trains(self, parameter: nn.Parameter) -> bool:
         """Whether a parameter is trained now or later."""
-        return parameter.requires_grad or id(parameter) in self.later
+        return parameter.requires_grad or id(parameter) in self.later or id(parameter) in self.partly
 
     def rates(self) -> dict[int, Rate]:
         return rates(self.parts)

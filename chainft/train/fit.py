@@ -97,7 +97,7 @@ class Fit:
     def save(self) -> None:
         """Commit a checkpoint of the current state."""
         fault_point("save", step=self.state.step)
-        tensors, groups = pack_optimizer(self.learner.plain_optimizer, self.learner.plain_model)
+        tensors, groups = pack_optimizer(self.learner.plain_optimizer, self.learner.plain_model, self.learner.tables)
         halved = self.learner.max_rows < configured_rows(self.learner.config)
         state = asdict(replace(self.state, max_rows=self.learner.max_rows if halved else None))
         self.checkpoints.save(
@@ -115,6 +115,7 @@ class Fit:
             self.learner.plain_model,
             checkpoint.load("optimizer"),
             checkpoint.state["optimizer"],
+            self.learner.tables,
         )
         self.state = FitState(**checkpoint.state["fit"])
         waited = self.state.evaluations_without_improvement

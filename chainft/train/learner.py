@@ -27,6 +27,7 @@ from chainft.models.device import is_out_of_memory
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
 from chainft.train.schedule import lr_factor
+from chainft.train.word_table import WordTable
 
 if TYPE_CHECKING:
     from chainft.data.store import FeatureStore
@@ -104,8 +105,11 @@ class Learner:
         config: RunConfig,
         conduct: Conduct | None = None,
         order: Order | None = None,
+        tables: Sequence[WordTable] = (),
     ) -> None:
         self.config = config
+        self.tables = tables
+        """Embeddings of which only some rows are trained; the optimizer has these."""
         self.conduct = conduct
         """What stages do in this step; None: every parameter is trained from the start."""
         self.task = task
@@ -185,6 +189,8 @@ class Learner:
         """Change the weights. Not tried again when memory runs out: some of them may have changed already."""
         try:
             self.optimizer.step()
+            for table in self.tables:
+                table.decay(self._decay_of(table))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -217,8 +223,14 @@ class Learner:
             total += loss.detach().to(total.device, torch.float64)
         return float(total), sum(int(batch.lengths.sum()) for batch in batches)
 
+    def _decay_of(self, table: WordTable) -> float:
+        """What decoupled weight decay multiplies a parameter by in this update."""
+        group = next(one for one in self.plain_optimizer.param_groups if any(p is table.rows for p in one["params"]))
+        return float(1 - group["lr"] * group["weight_decay"])
+
     def _clip(self) -> float:
-        parameters = [p for p in self.plain_model.parameters() if p.grad is not None]
+        own = (table.rows for table in self.tables)
+        parameters = [p for p in (*own, *self.plain_model.parameters()) if p.grad is not None]
         limit = self.config.train.max_grad_norm
         return float(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 

@@ -53,7 +53,13 @@ _OTHER_SPELLINGS = {
 _OWN_KEYS = {"lr": "optimizer.lr", "weight_decay": "optimizer.weight_decay", "learning_rate": "optimizer.lr"}
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, chain: Chain | None = None) -> torch.optim.Optimizer:
+StandIns = Mapping[int, nn.Parameter]
+"""Id of a parameter -> another that is trained in its place."""
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, chain: Chain | None = None, stand_ins: StandIns | None = None
+) -> torch.optim.Optimizer:
     """The optimizer over the trainable parameters of `model`: a group with weight decay and one without for each rate.
 
     With a `chain`, its stages may have rates of their own, kept as `peak_lr` in their groups, and parameters that are
@@ -61,7 +67,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, chain: Chain | No
 
     Raises ConfigError for an unknown name or option, a value out of range, or a model that it cannot train.
     """
-    groups = parameter_groups(model, config, chain)
+    groups = parameter_groups(model, config, chain, stand_ins or {})
     if not groups:
         raise ConfigError("no parameter of the model is trainable", slug="nothing-to-train", key="model")
     return _construct(groups, config)
@@ -81,7 +87,9 @@ def check_optimizer(config: OptimizerConfig, chain: ChainConfig | None = None) -
     _construct([{"params": [nn.Parameter(torch.zeros(1, 1))], "weight_decay": config.weight_decay}], config)
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig, chain: Chain | None = None) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, config: OptimizerConfig, chain: Chain | None = None, stand_ins: StandIns | None = None
+) -> list[dict[str, Any]]:
     """Trainable parameters, each once, by rate: first those with weight decay, then norms, biases and vectors without."""
     vectors = set(_undecayed(model))
     rates = chain.rates() if chain else {}
@@ -89,7 +97,8 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig, chain: Chain | N
     for parameter in model.parameters():
         if chain.trains(parameter) if chain else parameter.requires_grad:
             rate = rates.get(id(parameter), Rate())
-            groups.setdefault((rate, id(parameter) in vectors), []).append(parameter)
+            trained = (stand_ins or {}).get(id(parameter), parameter)
+            groups.setdefault((rate, id(parameter) in vectors), []).append(trained)
     ordered = sorted(groups.items(), key=lambda item: item[0][1])
     return [_group(parameters, rate, is_vector, config) for (rate, is_vector), parameters in ordered]
 

@@ -6,27 +6,37 @@ what its config says. A tied parameter is one parameter under its first name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from chainft.errors import CheckpointError
+from chainft.train.word_table import WordTable
 
 _SEPARATOR = "::"
+_ROWS = "rows"
+"""Entry with the numbers of the rows of a word table."""
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tables: Sequence[WordTable] = ()
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors under `<parameter>::<entry>`, JSON with everything else) of the state after an update.
 
-    The tensors are the optimizer's own, not copies: save them before the next update.
+    The tensors are the optimizer's own, not copies: save them before the next update. Of word tables it is the rows that
+    are trained, with their numbers as the entry `rows`.
     """
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
     shapes: dict[str, list[int]] = {}
-    for name, parameter in _named(optimizer, model):
-        for entry, value in optimizer.state.get(parameter, {}).items():
+    weights = {id(table.module.weight): table for table in tables}
+    for name, parameter in _named(optimizer, model, weights):
+        table = weights.get(id(parameter))
+        if table is not None:
+            tensors[f"{name}{_SEPARATOR}{_ROWS}"] = table.active
+        for entry, value in optimizer.state.get(table.rows if table else parameter, {}).items():
             shapes[name] = list(parameter.shape)
             if isinstance(value, Tensor):
                 tensors[f"{name}{_SEPARATOR}{entry}"] = value
@@ -36,23 +46,45 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor], json: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    json: Mapping[str, Any],
+    tables: Sequence[WordTable] = (),
 ) -> None:
     """Give `optimizer` the packed state, whole or not at all. Raises CheckpointError where it does not fit."""
     if json["optimizer"] != type(optimizer).__name__:
         raise _misfit(f"it is the state of {json['optimizer']}, the run uses {type(optimizer).__name__}")
-    known = _all_names(optimizer, model)
+    weights = {id(table.module.weight): table for table in tables}
+    known = _all_names(optimizer, model, weights)
     _check_shapes(known, json["shapes"])
-    fresh: dict[Tensor, dict[str, Any]] = {known[name]: dict(json["scalars"].get(name, {})) for name in json["shapes"]}
+    trained = {name: weights[id(one)].rows if id(one) in weights else one for name, one in known.items()}
+    fresh: dict[Tensor, dict[str, Any]] = {
+        trained[name]: dict(json["scalars"].get(name, {})) for name in json["shapes"]
+    }
     counters_on_device = _with_counters_on_device(optimizer)
-    for full_name, value in tensors.items():
+    for full_name, saved in tensors.items():
         name, _, entry = full_name.rpartition(_SEPARATOR)
-        parameter = known[name]
+        if entry == _ROWS:
+            continue
+        parameter = trained[name]
+        value = _rows_of(saved, tensors.get(f"{name}{_SEPARATOR}{_ROWS}"), known[name], weights.get(id(known[name])))
         is_counter = entry == "step" and value.ndim == 0 and id(parameter) not in counters_on_device
         device = torch.device("cpu") if is_counter else parameter.device
         fresh[parameter][entry] = value.detach().to(device, copy=True)
     optimizer.state.clear()
     optimizer.state.update(fresh)
+
+
+def _rows_of(saved: Tensor, numbers: Tensor | None, weight: Tensor, table: WordTable | None) -> Tensor:
+    """State that was saved of some rows, or of the whole weight, for the rows that are trained now."""
+    if saved.ndim == 0:
+        return saved
+    whole = saved
+    if numbers is not None:
+        whole = saved.new_zeros(weight.shape)
+        whole[numbers] = saved
+    return whole if table is None else whole[table.active.to(whole.device)]
 
 
 def _check_shapes(known: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> None:
@@ -69,18 +101,28 @@ def _with_counters_on_device(optimizer: torch.optim.Optimizer) -> set[int]:
     return {id(parameter) for group in groups for parameter in group["params"]}
 
 
-def _named(optimizer: torch.optim.Optimizer, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _named(
+    optimizer: torch.optim.Optimizer, model: nn.Module, weights: Mapping[int, WordTable]
+) -> Iterator[tuple[str, Tensor]]:
     """(first name, parameter) of all that the optimizer trains, in the model's order."""
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trained = _trained(optimizer, weights)
     named = [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in trained]
     if len(named) != len(trained):
         raise ValueError("the optimizer trains parameters that are not the model's")
     yield from named
 
 
-def _all_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+def _trained(optimizer: torch.optim.Optimizer, weights: Mapping[int, WordTable]) -> set[int]:
+    """Ids of the model's parameters that the optimizer trains, word tables by their weight."""
+    weight_of = {id(table.rows): weight for weight, table in weights.items()}
+    return {weight_of.get(id(one), id(one)) for group in optimizer.param_groups for one in group["params"]}
+
+
+def _all_names(
+    optimizer: torch.optim.Optimizer, model: nn.Module, weights: Mapping[int, WordTable]
+) -> dict[str, Tensor]:
     """Every trained parameter under each of its names: another order of modules may make another name the first."""
-    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trained = _trained(optimizer, weights)
     named = model.named_parameters(remove_duplicate=False)
     return {name: parameter for name, parameter in named if id(parameter) in trained}
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 
 from chainft.config.anchor import anchored
@@ -37,6 +38,7 @@ from chainft.train.plan import make_plan
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.recorder import Recorder
 from chainft.train.signals import StopRequest
+from chainft.train.word_table import WordTable, stand_ins, word_tables
 
 logger = logging.getLogger(__name__)
 
@@ -131,15 +133,17 @@ class Session:
         if self.config.train.gradient_checkpointing:
             recompute_all(model)
         prepared.chain.set_recomputation()
+        tables = self._word_tables(prepared, accelerator)
         learner = Learner(
             model,
             prepared.task,
             prepared.stores["train"],
-            optimizer=build_optimizer(model, self.config.optimizer, prepared.chain),
+            optimizer=build_optimizer(model, self.config.optimizer, prepared.chain, stand_ins(tables)),
             accelerator=accelerator,
             config=self.config,
             conduct=prepared.chain.conduct(),
             order=order_of(prepared),
+            tables=tables,
         )
         checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
         found = checkpoints.latest() if self.config.resume else None
@@ -172,6 +176,15 @@ class Session:
         else:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
+
+    def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:
+        """Where training sees other words than before, all rows may have state."""
+        if accelerator.num_processes > 1 or accelerator.scaler is not None or self.config.allow_data_change:
+            return []
+        store, pad = prepared.stores["train"], np.array([prepared.task.pad_token_id])
+        return word_tables(
+            prepared.loaded.model, prepared.chain, self.config.optimizer, [store.column("input_ids"), pad]
+        )
 
     def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
         before, now = found.facts.get("labels"), list(prepared.task.labels.names)
@@ -232,6 +245,8 @@ class Session:
 
     def _finish(self, prepared: Prepared, fit: Fit) -> dict[str, Any]:
         """Score the best weights, write the artefacts, and tell how it went."""
+        for table in fit.learner.tables:
+            table.dissolve()
         best = fit.checkpoints.best() or fit.checkpoints.latest()
         if best is not None:
             prepared.loaded.model.load_state_dict(best.load("model"))

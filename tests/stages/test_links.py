@@ -330,7 +330,7 @@ def test_sureness_is_that_of_the_least_sure_answer() -> None:
 
 
 def test_every_parameter_belongs_to_the_stage_in_its_name(tiny_encoder: Path, wide_encoder: Path) -> None:
-    stages = {**two(model=str(wide_encoder)), "third": StageConfig(receive="all", frozen=True)}
+    stages = {**two(model=str(wide_encoder), residual=True), "third": StageConfig(receive="all", frozen=True)}
     model, chain = linked(tiny_encoder, stages)
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"stages", "connectors", "mixes"}
     assert {stage_of(name) for name, _ in model.named_parameters()} == {"first", "second", "third"}

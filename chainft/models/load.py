@@ -146,10 +146,7 @@ def prepare(config: ModelConfig, task: Task) -> Prepared:
 def load_body(config: ModelConfig, task: Task) -> LoadedModel:
     """The model without a head, in float32, for a linked stage. Raises ModelError where any of its weights is missing."""
     place = locate(config)
-    architecture = load_config(config)
-    _check_vocabulary(architecture, task.tokenizer)
-    _check_direction(getattr(transformers, task.auto_class), architecture, config.path)
-    options = body_options(architecture)
+    architecture, options = prepare_body(config, task)
     if not config.pretrained:
         with explained(place, "model"):
             auto: Any = transformers.AutoModel
@@ -159,6 +156,14 @@ def load_body(config: ModelConfig, task: Task) -> LoadedModel:
     if absent := [*loaded.new, *mismatched]:
         raise _misfit(place, loaded.model, absent)
     return loaded
+
+
+def prepare_body(config: ModelConfig, task: Task) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The config of a body and further arguments of its class. Raises ModelError where it does not go with the task."""
+    architecture = load_config(config)
+    _check_vocabulary(architecture, task.tokenizer)
+    _check_direction(getattr(transformers, task.auto_class), architecture, config.path)
+    return architecture, body_options(architecture)
 
 
 def body_options(architecture: PreTrainedConfig) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from chainft.stages.compare import Differences, compare
 from chainft.stages.compare_links import compare_linked
 from chainft.stages.gates import Gates
 from chainft.stages.links import LinkedModel
+from chainft.stages.loss import loss_of
 from chainft.stages.sharing import shared_names
 from chainft.tasks.base import Task
-from chainft.train.learner import loss_of
 from chainft.train.prepare import Prepared, Progress, prepare
 
 MAX_EXAMPLES = 8

@@ -11,18 +11,18 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, collate, epoch_order, micro_batches
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
+from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
 from chainft.train.schedule import lr_factor
@@ -235,14 +235,6 @@ class Learner:
             self.max_rows,
             self.config.train.batch_size,
         )
-
-
-def loss_of(task: Task, output: Any, batch: Batch) -> Tensor:
-    """The sum of the task's losses; linked models with auxiliary heads add theirs, each with its weight."""
-    loss = task.loss(output, batch)
-    for weight, head in getattr(output, "auxiliary", None) or ():
-        loss = loss + weight * task.loss(head, batch)
-    return loss
 
 
 def configured_rows(config: RunConfig) -> int:

@@ -23,9 +23,9 @@ from chainft.stages.chain import Chain, build_chain
 from chainft.stages.exits import sureness
 from chainft.stages.links import LinkedModel, ScalarMix, stage_of
 from chainft.stages.links_load import build_linked, check_models, read_tokenizer
+from chainft.stages.loss import loss_of
 from chainft.tasks.base import Labels
 from chainft.tasks.ner import Ner, NerConfig
-from chainft.train.learner import loss_of
 
 NAMES = ("O", "B-PER", "I-PER")
 

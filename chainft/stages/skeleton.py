@@ -31,6 +31,14 @@ def skeleton(auto: Any, architecture: PreTrainedConfig, options: Mapping[str, An
     return model
 
 
+def shapes_by_config(model: PreTrainedModel) -> dict[str, torch.Size]:
+    """The shapes that a model's parameters have where its config alone says them, as for who loads it."""
+    kind: Any = type(model)
+    with torch.random.fork_rng(devices=[]), _parameters_on_meta():
+        new = kind(model.config)
+    return {name: parameter.shape for name, parameter in new.named_parameters(remove_duplicate=False)}
+
+
 def fill_with_ghosts(model: nn.Module) -> None:
     """Give every parameter, and every buffer that has no values, the memory of one number; what is tied stays so."""
     same: dict[int, nn.Parameter] = {}

@@ -33,6 +33,12 @@ def test_a_repeated_stage_shares_with_a_stage_repeated_as_often() -> None:
     assert len(model.bert.encoder.layer) == 4
 
 
+def test_a_model_with_a_weight_for_each_block_outside_of_them_is_not_repeated() -> None:
+    """Its config, with more blocks, would build another shape than the folder has."""
+    with pytest.raises(ConfigError, match=r"contact_head\.regression\.weight depends on the number of blocks"):
+        chained(tiny_model("esm:tokens"), split=1, stages={"stage0": {"repeat": 2}})
+
+
 @pytest.mark.parametrize("other", [{"r": 2, "alpha": 64}, {"r": 4}])
 def test_tied_layers_with_unlike_adapters_are_refused(other: dict[str, Any]) -> None:
     """They would compute apart, and be merged as one."""

@@ -23,6 +23,7 @@ from chainft.plan.link_units import link_units
 from chainft.plan.trace import Phase, Trace, Tracker
 from chainft.stages.blocks import Blocks
 from chainft.stages.chain import Chain
+from chainft.stages.gates import without_cache
 from chainft.stages.links import LinkedModel
 from chainft.stages.loss import loss_of
 from chainft.tasks.base import Task
@@ -101,7 +102,7 @@ def trace_step(chain: Chain, task: Task, batch: Batch, *, blocks: Blocks | None,
     units = link_units(tracker, model) if isinstance(model, LinkedModel) else _units(tracker, blocks)
     with units, _dropped_gradients(tracker, chain), tracker:
         with torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext():
-            output = model(**batch.inputs)
+            output = model(**batch.inputs, **without_cache(model))
         if mixed:  # Accelerate hands the output on in float32.
             output = type(output)(tree_map(_in_float32, dict(output)))
         loss = loss_of(task, output, batch) / 2

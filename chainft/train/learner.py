@@ -22,6 +22,7 @@ from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, collate, epoch_order, micro_batches
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
+from chainft.stages.gates import without_cache
 from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
@@ -109,6 +110,7 @@ class Learner:
         for group in optimizer.param_groups:
             group.setdefault("peak_lr", config.optimizer.lr)
         self.plain_model = model
+        self._no_cache = without_cache(model)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -198,7 +200,7 @@ class Learner:
             fault_point("forward", step=step + 1)
             moved = batch.to(self.accelerator.device)
             with self.accelerator.autocast():
-                output = self.model(**moved.inputs)
+                output = self.model(**moved.inputs, **self._no_cache)
             loss = loss_of(self.task, output, moved) / max(num_targets, 1e-12)
             if fault_point("loss", step=step + 1):
                 loss = loss * float("nan")

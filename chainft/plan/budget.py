@@ -24,6 +24,7 @@ from chainft.plan.probe import NUM_LABELS, checked_length, ghostly, has_labels, 
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.chain import Chain, build_chain, is_trivial
 from chainft.stages.links import LinkedModel
+from chainft.stages.links_config import Link
 from chainft.stages.links_load import check_models
 from chainft.stages.measure import block_bytes
 from chainft.stages.parts import Part
@@ -228,9 +229,14 @@ def _memory(part: Part, chain: Chain, kept: float, forms: OptimizerForms) -> Byt
 
 
 def _sources(number: int, chain: Chain) -> tuple[str, ...]:
-    if isinstance(chain.model, LinkedModel):
-        return chain.model.links[chain.parts[number].name].sources
-    return tuple(part.name for part in chain.parts[:number][-1:])
+    links = _links(chain)
+    return links[chain.parts[number].name].sources if links else tuple(p.name for p in chain.parts[:number][-1:])
+
+
+def _links(chain: Chain) -> Mapping[str, Link]:
+    """The stages where they are linked models; a saved folder of these may also be one whole model."""
+    links = chain.model.links if isinstance(chain.model, LinkedModel) else {}
+    return links if list(links) == list(chain.spans) else {}
 
 
 def _flops(holds: Holds, step: Step, times: float) -> tuple[int, int]:
@@ -243,8 +249,8 @@ def _flops(holds: Holds, step: Step, times: float) -> tuple[int, int]:
 
 def _holding(part: Part, chain: Chain) -> Holds:
     """Whether a unit is in a stage: of linked models they are the stages themselves."""
-    if isinstance(chain.model, LinkedModel):
-        number = list(chain.model.links).index(part.name)
+    if links := _links(chain):
+        number = list(links).index(part.name)
         return lambda unit: max(unit, 0) == number
     return partial(_is_within, chain.spans[part.name])
 

@@ -119,6 +119,21 @@ def test_recomputing_and_sixteen_bits_keep_fewer_activations(tiny_encoder: Path)
             assert 0 < one.memory.activations < other.memory.activations
 
 
+def test_a_saved_folder_of_linked_models_is_planned_as_one_model(tiny_encoder: Path, tmp_path: Path) -> None:
+    words = settings(tiny_encoder, ("chain.stages.first.auxiliary.weight=0.3",))
+    config = compose(words).config
+    task = new_task(config, 3)
+    build_linked(config, task, seed=0).model.save_pretrained(tmp_path)
+    task.tokenizer.save_pretrained(tmp_path)
+    whole = compose(["task=ner", f"model={tmp_path}", f"train.batch_size={ROWS}"]).config
+    asked = Asked(length=LENGTH, num_labels=3)
+    budget = make_budget(whole, lambda module: build_optimizer(module, whole.optimizer), asked)
+    stages = planned(tiny_encoder, "chain.stages.first.auxiliary.weight=0.3")
+    assert [(one.name, one.sources) for one in budget.stages] == [("model", ())]
+    assert budget.total.memory == stages.total.memory
+    assert budget.total.flops_forward == stages.total.flops_forward
+
+
 def test_a_model_that_cannot_be_linked_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
     from transformers import BartConfig
 

@@ -40,6 +40,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 384, "d_kv": 64, "d_ff": 1024, "num_layers": 6, "num_heads": 6, "decoder_start_token_id": 0},
 }  # fmt: skip
 _HALF = ["chain.split=2", "chain.stages.stage0.frozen=true"]
+_EVERY_LINK = ["chain=cascade", "chain.stages.second.share.with=first", "chain.stages.second.residual=false",
+               "chain.stages.third.receive=all", "chain.stages.third.connector=linear",
+               "chain.stages.first.auxiliary.weight=0.3"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ CASES = (
     Case("bert, sgd", "bert", "ner", ["optimizer=sgd"]),
     Case("llama, adafactor", "llama", "generate", ["optimizer=adafactor"]),
     Case("gpt2, shared", "gpt2", "classify", ["chain.split=2", "chain.stages.stage1.share.with=stage0"]),
+    Case("cascade", "distilbert", "ner", ["chain=cascade"]),
+    Case("cascade, every link", "distilbert", "ner", _EVERY_LINK),
+    Case("cascade, first frozen", "distilbert", "ner", ["chain=cascade", "chain.stages.first.frozen=true"]),
 )
 
 
@@ -112,6 +118,7 @@ def _train(case: Case, folder: Path, *, tiny: bool) -> None:
     from chainft.models.load import load_model
     from chainft.plan.probe import NUM_LABELS, new_task
     from chainft.stages.chain import build_chain
+    from chainft.stages.links_load import build_linked
     from chainft.stages.policy import recompute_all
     from chainft.train.learner import Learner
     from chainft.train.optimizer import build_optimizer
@@ -119,7 +126,9 @@ def _train(case: Case, folder: Path, *, tiny: bool) -> None:
 
     config = _config(case, folder, tiny=tiny)
     task = new_task(config, NUM_LABELS)
-    chain = build_chain(load_model(config.model, task, seed=1).model, config)
+    linked = config.chain.is_linked
+    loaded = build_linked(config, task, seed=1) if linked else load_model(config.model, task, seed=1)
+    chain = build_chain(loaded.model, config)
     if config.train.gradient_checkpointing:
         recompute_all(chain.model)
     store: Any = Rows(task, case.rows, case.length)

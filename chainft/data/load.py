@@ -115,14 +115,19 @@ class _Reader:
     def read(self, files: Sequence[str], split: Split) -> list[Example]:
         """The well-formed examples of all files of a split; a file that cannot be read is remembered."""
         examples: list[Example] = []
+        refused: list[tuple[Example, list[Problem]]] = []
         for file in files:
             try:
-                examples.extend(self._file(file, split))
+                examples.extend(self._file(file, split, refused))
             except DataError as error:
                 self.unreadable.extend(error.problems)
+        cause = self.task.common_cause(split, examples, [example for example, _ in refused]) if refused else None
+        if cause is not None:
+            explained = {id(one) for _, wrong in refused for one in wrong}
+            self.problems = [cause, *(one for one in self.problems if id(one) not in explained)]
         return examples
 
-    def _file(self, file: str, split: Split) -> Iterator[Example]:
+    def _file(self, file: str, split: Split, refused: list[tuple[Example, list[Problem]]]) -> Iterator[Example]:
         forms: dict[tuple[str, ...], ColumnMap] = {}
         first: Example | None = None
         start = self.num_rows
@@ -139,8 +144,11 @@ class _Reader:
                 check_columns([field for field in forms[form].absent if field.required], self.config, row)
             mapped = forms[form].apply(row)
             wrong = [mapped] if isinstance(mapped, Problem) else list(self.task.validate(mapped))
-            if wrong or isinstance(mapped, Problem):
+            if isinstance(mapped, Problem):
                 self._reject(wrong)
+            elif wrong:
+                self._reject(wrong)
+                refused.append((mapped, wrong))
             else:
                 yield mapped
         if self.num_rows == start:

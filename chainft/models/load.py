@@ -15,9 +15,9 @@ from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from chainft.auto_classes import LINKED
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
+from chainft.models.heads import body_prefixes, reorder_heads, set_options
 from chainft.models.weights import Located, locate
 
 if TYPE_CHECKING:
@@ -118,7 +118,6 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
             model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
         return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
     if config.head == "new":
-        _check_replaceable(architecture, config.path)
         return _with_new_head(auto, place, architecture)
     return _from_weights(auto, place, architecture, old_labels)
 
@@ -128,8 +127,7 @@ def prepare(config: ModelConfig, task: Task) -> Prepared:
     place = locate(config)
     architecture = load_config(config)
     old_labels = _labels_of(architecture)
-    for key, value in task.model_options().items():
-        setattr(architecture, key, value)
+    set_options(architecture, task.model_options())
     _check_vocabulary(architecture, task.tokenizer)
     auto = getattr(transformers, task.auto_class)
     if type(architecture) not in auto._model_mapping:
@@ -146,10 +144,7 @@ def prepare(config: ModelConfig, task: Task) -> Prepared:
 def load_body(config: ModelConfig, task: Task) -> LoadedModel:
     """The model without a head, in float32, for a linked stage. Raises ModelError where any of its weights is missing."""
     place = locate(config)
-    architecture = load_config(config)
-    _check_vocabulary(architecture, task.tokenizer)
-    _check_direction(getattr(transformers, task.auto_class), architecture, config.path)
-    options = body_options(architecture)
+    architecture, options = prepare_body(config, task)
     if not config.pretrained:
         with explained(place, "model"):
             auto: Any = transformers.AutoModel
@@ -159,6 +154,14 @@ def load_body(config: ModelConfig, task: Task) -> LoadedModel:
     if absent := [*loaded.new, *mismatched]:
         raise _misfit(place, loaded.model, absent)
     return loaded
+
+
+def prepare_body(config: ModelConfig, task: Task) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The config of a body and further arguments of its class. Raises ModelError where it does not go with the task."""
+    architecture = load_config(config)
+    _check_vocabulary(architecture, task.tokenizer)
+    _check_direction(getattr(transformers, task.auto_class), architecture, config.path)
+    return architecture, body_options(architecture)
 
 
 def body_options(architecture: PreTrainedConfig) -> dict[str, Any]:
@@ -193,8 +196,8 @@ def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) ->
     """The body from the weights, everything else drawn anew."""
     model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
     loaded, _ = _read(auto, place, architecture)
-    prefix = f"{model.base_model_prefix}."
-    body = {name: value for name, value in loaded.model.state_dict().items() if name.startswith(prefix)}
+    prefixes = body_prefixes(model)
+    body = {name: value for name, value in loaded.model.state_dict().items() if name.startswith(prefixes)}
     model.load_state_dict(body, strict=False)
     new = tuple(sorted(name for name, _ in model.named_parameters() if name not in body))
     return LoadedModel(model, new, loaded.unused)
@@ -223,7 +226,7 @@ def _read(auto: Any, place: Located, architecture: PreTrainedConfig, **options: 
 
 def check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
     """Everything but head and pooler must come from the weights."""
-    body = [name for name in names if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name]
+    body = [name for name in names if name.startswith(body_prefixes(model)) and ".pooler." not in name]
     if body:
         raise _misfit(place, model, body)
 
@@ -244,8 +247,8 @@ def fit_head(
     wanted = _labels_of(model.config)
     if not has_head or not old or old == wanted:
         return
-    if sorted(old) == sorted(wanted) and not mismatched and model.config.model_type != LINKED:
-        _reorder_head(model, [old.index(name) for name in wanted])
+    if sorted(old) == sorted(wanted) and not mismatched:
+        reorder_heads(model, [old.index(name) for name in wanted])
         return
     raise ModelError(
         f"{place.name!r} brings a head for other labels ({_some(old)}) than the data has ({_some(wanted)})",
@@ -253,15 +256,6 @@ def fit_head(
         key="model.path",
         help="start with a new head by model.head=new, or use data with the same label names",
     )
-
-
-def _reorder_head(model: PreTrainedModel, order: list[int]) -> None:
-    """Put the rows of the last layer (classes, width) into the task's order of labels."""
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == len(order)]
-    with torch.no_grad():
-        layers[-1].weight.copy_(layers[-1].weight[order])
-        if layers[-1].bias is not None:
-            layers[-1].bias.copy_(layers[-1].bias[order])
 
 
 def _labels_of(architecture: PreTrainedConfig) -> tuple[str, ...]:
@@ -277,17 +271,6 @@ def _check_vocabulary(architecture: PreTrainedConfig, tokenizer: PreTrainedToken
             slug="vocabulary-mismatch",
             key="model.tokenizer",
             help="use the tokenizer that belongs to the model",
-        )
-
-
-def _check_replaceable(architecture: PreTrainedConfig, path: str) -> None:
-    """Linked models have several heads, in places that only their chain knows."""
-    if architecture.model_type == LINKED:
-        raise ModelError(
-            f"model.head=new cannot replace the heads of the linked models in {path!r}",
-            slug="wrong-head",
-            key="model.head",
-            help="train the chain anew from the models that it was made of",
         )
 
 

@@ -8,26 +8,32 @@ optimizer takes for a moment. Not in it: the program itself, the data, and what 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from chainft.config.run import RunConfig
-from chainft.errors import ConfigError
 from chainft.plan.balance import balanced_cuts
 from chainft.plan.measure import Step, measure_step
 from chainft.plan.optimizer_state import MakeOptimizer, OptimizerForms
 from chainft.plan.probe import NUM_LABELS, checked_length, ghostly, has_labels, make_batch, new_skeleton, new_task
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.chain import Chain, build_chain, is_trivial
+from chainft.stages.links import LinkedModel
+from chainft.stages.links_config import Link
+from chainft.stages.links_load import check_models
 from chainft.stages.measure import block_bytes
 from chainft.stages.parts import Part
 from chainft.stages.policy import recompute_all
 from chainft.stages.spans import Span, equal_spans
 from chainft.tasks.base import Task
+
+Holds = Callable[[int], bool]
+"""Whether a unit of the trace is in a stage."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class StageCost:
     num_parameters: int
     num_trainable: int
     shared_with: tuple[str, ...]
+    sources: tuple[str, ...]
+    """The stages whose hidden states it reads."""
     memory: Bytes
     flops_forward: int
     """Floating-point operations of one update, over all of its micro-batches."""
@@ -104,7 +112,7 @@ class Budget:
 
 def make_budget(config: RunConfig, optimizer: MakeOptimizer, asked: Asked) -> Budget:
     """The plan of a config; no weights are read. Raises ChainftError for what does not fit together."""
-    _refuse_linked(config)
+    check_models(config)
     num_labels = asked.num_labels or NUM_LABELS
     task = new_task(config, num_labels)
     length = checked_length(config, task, asked.length)
@@ -112,7 +120,7 @@ def make_budget(config: RunConfig, optimizer: MakeOptimizer, asked: Asked) -> Bu
     tokens = config.train.micro_batch_tokens
     size = (max(1, min(rows, tokens // length)) if tokens else rows, length)
     chain = new_chain(config, task, size)
-    blocks = None if is_trivial(config.chain) else find_blocks(chain.model)
+    blocks = None if is_trivial(config.chain) or config.chain.is_linked else find_blocks(chain.model)
     step = _measure(chain, task, config, blocks, size)
     return _budget(config, chain, step, OptimizerForms(optimizer), (task, size, num_labels))
 
@@ -132,17 +140,6 @@ def without_imports(config: RunConfig) -> RunConfig:
     """The config without weights of earlier runs, which change no shape."""
     stages = {name: dataclasses.replace(stage, from_=None) for name, stage in config.chain.stages.items()}
     return dataclasses.replace(config, chain=dataclasses.replace(config.chain, stages=stages))
-
-
-def _refuse_linked(config: RunConfig) -> None:
-    linked = [name for name, stage in config.chain.stages.items() if stage.model is not None]
-    if linked:
-        raise ConfigError(
-            f"stage {linked[0]!r} has a model of its own, and linked models cannot be planned yet",
-            slug="cannot-plan",
-            key=f"chain.stages.{linked[0]}.model",
-            help="plan each model alone: chainft plan model=...",
-        )
 
 
 def _automatic_cuts(config: RunConfig, task: Task, size: tuple[int, int]) -> list[int] | None:
@@ -198,7 +195,8 @@ def _budget(
 
 
 def _stages(chain: Chain, step: Step, forms: OptimizerForms, times: float) -> list[StageCost]:
-    flops = {part.name: _flops(chain.spans[part.name], step, times) for part in chain.parts}
+    holds = {part.name: _holding(part, chain) for part in chain.parts}
+    flops = {part.name: _flops(holds[part.name], step, times) for part in chain.parts}
     whole = sum(sum(one) for one in flops.values()) or 1
     return [
         StageCost(
@@ -207,19 +205,21 @@ def _stages(chain: Chain, step: Step, forms: OptimizerForms, times: float) -> li
             num_parameters=facts["parameters"],
             num_trainable=facts["trainable"],
             shared_with=tuple(facts["shared_with"]),
-            memory=_memory(part, chain, step, forms),
+            sources=_sources(number, chain),
+            memory=_memory(
+                part, chain, sum(size for unit, size in step.kept.items() if holds[part.name](unit)), forms
+            ),
             flops_forward=flops[part.name][0],
             flops_backward=flops[part.name][1],
             time_share=sum(flops[part.name]) / whole,
         )
-        for part, facts in zip(chain.parts, chain.describe(), strict=True)
+        for number, (part, facts) in enumerate(zip(chain.parts, chain.describe(), strict=True))
     ]
 
 
-def _memory(part: Part, chain: Chain, step: Step, forms: OptimizerForms) -> Bytes:
+def _memory(part: Part, chain: Chain, kept: float, forms: OptimizerForms) -> Bytes:
     distinct = list({id(parameter): parameter for parameter in part.parameters.values()}.values())
     trained = [parameter for parameter in distinct if chain.trains(parameter)]
-    kept = sum(size for unit, size in step.kept.items() if _holds(chain.spans[part.name], unit))
     return Bytes(
         weights=_size(distinct),
         gradients=_size(trained),
@@ -228,16 +228,35 @@ def _memory(part: Part, chain: Chain, step: Step, forms: OptimizerForms) -> Byte
     )
 
 
-def _flops(span: Span, step: Step, times: float) -> tuple[int, int]:
+def _sources(number: int, chain: Chain) -> tuple[str, ...]:
+    links = _links(chain)
+    return links[chain.parts[number].name].sources if links else tuple(p.name for p in chain.parts[:number][-1:])
+
+
+def _links(chain: Chain) -> Mapping[str, Link]:
+    """The stages where they are linked models; a saved folder of these may also be one whole model."""
+    links = chain.model.links if isinstance(chain.model, LinkedModel) else {}
+    return links if list(links) == list(chain.spans) else {}
+
+
+def _flops(holds: Holds, step: Step, times: float) -> tuple[int, int]:
     both: Mapping[str, float] = {
-        phase: sum(count for (unit, when), count in step.flops.items() if when == phase and _holds(span, unit))
+        phase: sum(count for (unit, when), count in step.flops.items() if when == phase and holds(unit))
         for phase in ("forward", "backward")
     }
     return round(both["forward"] * times), round(both["backward"] * times)
 
 
-def _holds(span: Span, unit: int) -> bool:
-    """Whether a unit (-1 the embeddings, behind the last block the head) is in a span."""
+def _holding(part: Part, chain: Chain) -> Holds:
+    """Whether a unit is in a stage: of linked models they are the stages themselves."""
+    if links := _links(chain):
+        number = list(links).index(part.name)
+        return lambda unit: max(unit, 0) == number
+    return partial(_is_within, chain.spans[part.name])
+
+
+def _is_within(span: Span, unit: int) -> bool:
+    """Of one model, -1 is the embeddings, and behind the last block comes the head."""
     return unit in span.blocks or (unit < 0 and span.embeddings) or (unit >= span.stop and span.head)
 
 
@@ -254,6 +273,7 @@ def _total(stages: Sequence[StageCost]) -> StageCost:
         num_parameters=sum(stage.num_parameters for stage in stages),
         num_trainable=sum(stage.num_trainable for stage in stages),
         shared_with=(),
+        sources=(),
         memory=memory,
         flops_forward=sum(stage.flops_forward for stage in stages),
         flops_backward=sum(stage.flops_backward for stage in stages),

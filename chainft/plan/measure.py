@@ -19,9 +19,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from chainft.data.batching import Batch
 from chainft.errors import ModelError
+from chainft.plan.link_units import link_units
 from chainft.plan.trace import Phase, Trace, Tracker
 from chainft.stages.blocks import Blocks
 from chainft.stages.chain import Chain
+from chainft.stages.gates import without_cache
+from chainft.stages.links import LinkedModel
+from chainft.stages.loss import loss_of
 from chainft.tasks.base import Task
 
 BATCHES = (2, 3)
@@ -30,7 +34,7 @@ LENGTHS = (16, 24, 32)
 
 @dataclass(frozen=True)
 class Step:
-    """A training step at one batch and length; units are -1 for the embeddings, blocks, and the head."""
+    """A training step at one batch and length; units are -1 for the embeddings, blocks, and the head, or linked stages."""
 
     alive: np.ndarray
     """(operations,) bytes of activations and temporaries after each operation."""
@@ -95,12 +99,13 @@ def trace_step(chain: Chain, task: Task, batch: Batch, *, blocks: Blocks | None,
     model.train()
     chain.conduct().begin(1, 1)  # The last step, when everything is trained that ever is.
     tracker = Tracker([*model.parameters(), *model.buffers()])
-    with _units(tracker, blocks), _dropped_gradients(tracker, chain), tracker:
+    units = link_units(tracker, model) if isinstance(model, LinkedModel) else _units(tracker, blocks)
+    with units, _dropped_gradients(tracker, chain), tracker:
         with torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext():
-            output = model(**batch.inputs)
+            output = model(**batch.inputs, **without_cache(model))
         if mixed:  # Accelerate hands the output on in float32.
             output = type(output)(tree_map(_in_float32, dict(output)))
-        loss = task.loss(output, batch) / 2
+        loss = loss_of(task, output, batch) / 2
         tracker.begin_backward()
         loss.backward()  # type: ignore[no-untyped-call]
     return tracker.trace

@@ -30,8 +30,10 @@ def _lines(stage: StageCost, size: Callable[[float], str]) -> Iterator[str]:
 
 
 def _order(budget: Budget) -> Iterator[str]:
-    for number in range(len(budget.stages) - 1):
-        yield f"    s{number} --> s{number + 1}"
+    names = [stage.name for stage in budget.stages]
+    for number, stage in enumerate(budget.stages):
+        for source in stage.sources:
+            yield f"    s{names.index(source)} --> s{number}"
 
 
 def _shared(budget: Budget) -> Iterator[str]:

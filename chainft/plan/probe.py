@@ -11,8 +11,9 @@ from chainft import registry
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, collate
 from chainft.errors import ConfigError
-from chainft.models.load import load_config, load_tokenizer, max_length_of, prepare
+from chainft.models.load import prepare
 from chainft.plan.trace import Ghostly
+from chainft.stages.links_load import linked_skeleton, read_tokenizer
 from chainft.stages.skeleton import skeleton
 from chainft.tasks.base import Arrays, Column, Labels, Task
 
@@ -28,8 +29,7 @@ def new_task(config: RunConfig, num_labels: int) -> Task:
     task: Task = registry.find("task", settings.name, key="task.name")(settings)
     if has_labels(task):
         task.labels = Labels(tuple(f"label{number}" for number in range(num_labels)))
-    task.tokenizer = load_tokenizer(config.model)
-    task.max_length = max_length_of(config.model, load_config(config.model), task.tokenizer)
+    task.tokenizer, task.max_length = read_tokenizer(config)
     return task
 
 
@@ -40,6 +40,8 @@ def has_labels(task: Task) -> bool:
 
 def new_skeleton(config: RunConfig, task: Task) -> Any:
     """The model with the task's head, without weights. Raises ModelError."""
+    if config.chain.is_linked:
+        return linked_skeleton(config, task)
     auto, _, architecture, _ = prepare(config.model, task)
     return skeleton(auto, architecture)
 
@@ -48,9 +50,9 @@ def checked_length(config: RunConfig, task: Task, length: int | None) -> int:
     """Tokens of a sequence: what is asked for, else the most that the model takes. Raises ConfigError."""
     if length is None:
         return task.max_length
-    settings = dataclasses.replace(config.model, max_length=length)
+    model = dataclasses.replace(config.model, max_length=length)
     try:
-        return max_length_of(settings, load_config(config.model), task.tokenizer)
+        return read_tokenizer(dataclasses.replace(config, model=model))[1]
     except ConfigError as error:
         first = error.problems[0]
         raise ConfigError(f"--length {length}: {first.message}", slug=first.slug, where="--length") from error

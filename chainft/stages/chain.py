@@ -20,7 +20,7 @@ from chainft.errors import ConfigError, did_you_mean
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.imported import take_weights
 from chainft.stages.links import LinkedModel
-from chainft.stages.links_parts import blocks_of, linked_parts, linked_spans
+from chainft.stages.links_parts import blocks_of, linked_parts, linked_spans, rest_what_is_replaced
 from chainft.stages.lora import add_adapters, merge_adapters, tie_adapters
 from chainft.stages.overlaps import check_overlaps
 from chainft.stages.parts import Part, parts_of, parts_with_adapters
@@ -157,6 +157,7 @@ def _build_linked(model: LinkedModel, chain: ChainConfig) -> Chain:
     settings = {name: chain.stages[name] for name in spans}
     ties = _shared(blocks_of(model), spans, settings)
     model.set_ties(ties)
+    rest_what_is_replaced(model)
     parts, later, imported = _conducted(model, linked_parts(model, settings), ties, repeats=False)
     return Chain(model, spans, parts, {}, later, imported)
 

@@ -34,6 +34,36 @@ class Differences:
     """Parameters that have a gradient on one side only."""
 
 
+class Gradients:
+    """The gradients of a model by parameter name, summed over backward passes."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, Tensor] = {}
+        self.users: dict[str, int] = {}
+        """In how many of the passes each parameter had one."""
+
+    def add(self, model: PreTrainedModel, roots: list[Tensor], grads: list[Tensor | None]) -> None:
+        """Those that one backward pass brings; the model keeps none."""
+        model.zero_grad(set_to_none=True)
+        if roots:
+            torch.autograd.backward(roots, grads)
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                self.total[name] = self.total[name] + parameter.grad if name in self.total else parameter.grad
+                self.users[name] = self.users.get(name, 0) + 1
+        model.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward and a backward pass, of the whole model or of its stages one by one."""
+
+    logits: Sequence[Tensor]
+    """Of each head."""
+    loss: Tensor
+    gradients: Gradients
+
+
 def compare(
     gates: Gates, spans: Sequence[Span], inputs: Mapping[str, Tensor], loss: Loss | None = None
 ) -> Differences:
@@ -44,18 +74,25 @@ def compare(
     measure: Loss = loss or (lambda output: output.loss)
     model = gates.model
     random = RandomState.now(model.device)
-    whole = model(**inputs, **without_cache(model))
-    whole_loss = measure(whole)
-    expected = _gradients(model, [whole_loss], [None])
+    output = model(**inputs, **without_cache(model))
+    value = measure(output)
+    gradients = Gradients()
+    gradients.add(model, [value], [None])
+    whole = Pass(logits_of(output), value, gradients)
     random.restore()
     sent, received, output = _forward(gates, spans, inputs)
-    found_loss = measure(output)
-    found, users = _backward(model, sent, received, found_loss)
-    shared = {name for name, count in users.items() if count > 1}
+    value = measure(output)
+    return differences(whole, Pass(logits_of(output), value, _backward(model, sent, received, value)))
+
+
+def differences(whole: Pass, parts: Pass) -> Differences:
+    """The largest differences between the whole model and its stages one by one."""
+    expected, found = whole.gradients.total, parts.gradients.total
+    shared = {name for name, count in parts.gradients.users.items() if count > 1}
     apart = {name: _relative(expected[name], found[name]) for name in expected.keys() & found.keys()}
     return Differences(
-        max(map(_largest, logits_of(whole), logits_of(output))),
-        abs(float(whole_loss.detach()) - float(found_loss.detach())),
+        max(map(_largest, whole.logits, parts.logits)),
+        abs(float(whole.loss.detach()) - float(parts.loss.detach())),
         max((value for name, value in apart.items() if name not in shared), default=0.0),
         max((value for name, value in apart.items() if name in shared), default=0.0),
         tuple(sorted(expected.keys() ^ found.keys())),
@@ -78,33 +115,18 @@ def _forward(
     return sent, received, output
 
 
-def _backward(
-    model: PreTrainedModel, sent: Sequence[Payload], received: Sequence[Payload], loss: Tensor
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The summed gradients of all stages, from the last to the first, and how many stages each parameter had one in."""
-    total: dict[str, Tensor] = {}
-    users: dict[str, int] = {}
+def _backward(model: PreTrainedModel, sent: Sequence[Payload], received: Sequence[Payload], loss: Tensor) -> Gradients:
+    """The summed gradients of all stages, from the last to the first."""
+    gradients = Gradients()
     roots: list[Tensor] = [loss]
     grads: list[Tensor | None] = [None]
     for number in range(len(sent), -1, -1):
-        for name, value in _gradients(model, roots, grads).items():
-            total[name] = total[name] + value if name in total else value
-            users[name] = users.get(name, 0) + 1
+        gradients.add(model, roots, grads)
         if number:
             pairs = zip(sent[number - 1].tensors(), received[number - 1].tensors(), strict=True)
             linked = [(out, back.grad) for out, back in pairs if out.requires_grad and back.grad is not None]
             roots, grads = [out for out, _ in linked], [grad for _, grad in linked]
-    return total, users
-
-
-def _gradients(model: PreTrainedModel, roots: list[Tensor], grads: list[Tensor | None]) -> dict[str, Tensor]:
-    """The gradients that one backward pass brings, by parameter name; the model keeps none."""
-    model.zero_grad(set_to_none=True)
-    if roots:
-        torch.autograd.backward(roots, grads)
-    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    model.zero_grad(set_to_none=True)
-    return found
+    return gradients
 
 
 def _relative(expected: Tensor, found: Tensor) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from chainft.auto_classes import LINKED
 from chainft.config.chain import ChainConfig
@@ -18,11 +18,14 @@ from chainft.models.load import (
     load_model,
     load_tokenizer,
     max_length_of,
+    prepare,
+    prepare_body,
 )
 from chainft.models.stage_models import blaming, stage_models
 from chainft.stages.inject import Entrance
 from chainft.stages.links import LINKED_CLASSES, LinkedModel
 from chainft.stages.links_config import Link, LinkedConfig, plain_config
+from chainft.stages.skeleton import fill_with_ghosts, skeleton
 from chainft.tasks.base import Task
 
 _EXITING = ("AutoModelForTokenClassification", "AutoModelForSequenceClassification")
@@ -83,17 +86,33 @@ def build_linked(config: RunConfig, task: Task, *, seed: int) -> LoadedModel:
     chain = config.chain
     _check_task(task, chain)
     loaded = {name: _load_stage(name, model, task, chain, seed) for name, model in stage_models(config).items()}
-    widths = {name: Entrance(one.model).widths() for name, one in loaded.items()}
-    links = {name: _link(name, chain, loaded[name].model, widths) for name in chain.order}
-    last = loaded[chain.order[-1]].model
-    made = LinkedConfig.of(
+    models = {name: one.model for name, one in loaded.items()}
+    made = _linked_config(chain, task, models)
+    torch.manual_seed(seed)
+    model = LINKED_CLASSES[task.auto_class](made, models)
+    if model.can_generate():
+        model.generation_config = models[chain.order[-1]].generation_config
+    return LoadedModel(model, _new(model, loaded), _unused(loaded))
+
+
+def linked_skeleton(config: RunConfig, task: Task) -> LinkedModel:
+    """The same without weights; see `chainft.stages.skeleton`."""
+    chain = config.chain
+    _check_task(task, chain)
+    models = {name: _stage_skeleton(name, model, task, chain) for name, model in stage_models(config).items()}
+    made = _linked_config(chain, task, models)
+    with torch.device("meta"):  # Connectors and mixes; all else is there already.
+        model = LINKED_CLASSES[task.auto_class](made, models)
+    fill_with_ghosts(model)
+    return model
+
+
+def _linked_config(chain: ChainConfig, task: Task, models: Mapping[str, PreTrainedModel]) -> LinkedConfig:
+    widths = {name: Entrance(one).widths() for name, one in models.items()}
+    links = {name: _link(name, chain, models[name], widths) for name in chain.order}
+    return LinkedConfig.of(
         links, auto_class=task.auto_class, exit_confidence=chain.exit_confidence, **task.model_options()
     )
-    torch.manual_seed(seed)
-    model = LINKED_CLASSES[task.auto_class](made, {name: one.model for name, one in loaded.items()})
-    if model.can_generate():
-        model.generation_config = last.generation_config
-    return LoadedModel(model, _new(model, loaded), _unused(loaded))
 
 
 def _check_task(task: Task, chain: ChainConfig) -> None:
@@ -115,10 +134,22 @@ def _check_task(task: Task, chain: ChainConfig) -> None:
 
 def _load_stage(name: str, model: ModelConfig, task: Task, chain: ChainConfig, seed: int) -> LoadedModel:
     with blaming(name, chain):
-        if name == chain.order[-1] or chain.stages[name].auxiliary is not None:
+        if _has_head(name, chain):
             return load_model(model, task, seed=seed)
         torch.manual_seed(seed)
         return load_body(model, task)
+
+
+def _stage_skeleton(name: str, model: ModelConfig, task: Task, chain: ChainConfig) -> PreTrainedModel:
+    with blaming(name, chain):
+        if _has_head(name, chain):
+            auto, _, architecture, _ = prepare(model, task)
+            return skeleton(auto, architecture)
+        return skeleton(AutoModel, *prepare_body(model, task))
+
+
+def _has_head(name: str, chain: ChainConfig) -> bool:
+    return name == chain.order[-1] or chain.stages[name].auxiliary is not None
 
 
 def _link(name: str, chain: ChainConfig, model: PreTrainedModel, widths: Mapping[str, tuple[int, int]]) -> Link:

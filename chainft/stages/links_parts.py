@@ -10,7 +10,9 @@ from transformers import PreTrainedModel
 
 from chainft.config.chain import StageConfig
 from chainft.stages.blocks import Blocks, find_blocks
+from chainft.stages.gates import Gates
 from chainft.stages.links import LinkedModel, stage_of
+from chainft.stages.owners import live
 from chainft.stages.parts import Part
 from chainft.stages.spans import Span
 
@@ -58,6 +60,19 @@ def linked_parts(model: LinkedModel, settings: Mapping[str, StageConfig]) -> lis
         )
         for name, span in linked_spans(model).items()
     ]
+
+
+def rest_what_is_replaced(model: LinkedModel) -> None:
+    """Never train what has no say: a stage that receives hidden states, and does not add them, ignores its embeddings."""
+    for name, link in model.links.items():
+        if link.sources and not link.residual:
+            stage = model.stages[name]
+            assert isinstance(stage, PreTrainedModel)
+            gates = Gates(stage)
+            needed = live(gates, Span(0, gates.blocks.num_blocks, embeddings=False, head=True))
+            for own, parameter in stage.named_parameters(remove_duplicate=False):
+                if own not in needed:
+                    parameter.requires_grad_(False)
 
 
 def _place(name: str, model: LinkedModel) -> int:

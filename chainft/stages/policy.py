@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,20 +29,21 @@ def freeze(parts: Sequence[Part]) -> dict[int, float]:
     """
     later: dict[int, float] = {}
     for part in parts:
-        for parameter in _frozen(part):
+        for parameter in _frozen(part, parts):
             if part.config.unfreeze_at is not None and parameter.requires_grad:
                 later[id(parameter)] = part.config.unfreeze_at
             parameter.requires_grad_(False)
     return later
 
 
-def _frozen(part: Part) -> list[nn.Parameter]:
+def _frozen(part: Part, parts: Sequence[Part]) -> list[nn.Parameter]:
     frozen = part.config.frozen
     if isinstance(frozen, bool):
         return list(part.parameters.values()) if frozen else []
     found = [parameter for name, parameter in part.parameters.items() if re.search(frozen, name)]
-    if not found and part.config.share is None:  # Of shared ones, the names are the other stage's, with one pattern.
-        some = ", ".join(list(part.parameters)[:4])
+    shared = list(_shared_names(part, parts))
+    if not found and not any(re.search(frozen, name) for name in shared):
+        some = ", ".join([*part.parameters, *shared][:4])
         raise ConfigError(
             f"{part.key}.frozen = {frozen!r} is found in no parameter's name",
             slug="no-match",
@@ -50,6 +51,14 @@ def _frozen(part: Part) -> list[nn.Parameter]:
             help=did_you_mean(frozen, ("true", "false")) or f"names of this stage begin: {some}",
         )
     return found
+
+
+def _shared_names(part: Part, parts: Sequence[Part]) -> Iterator[str]:
+    """All names of the parameters in the stage's blocks that are in another stage's parameters, whose pattern counts."""
+    blocks = tuple(f"{path}." for path in part.blocks)
+    for other in parts:
+        inside = {id(one) for name, one in other.parameters.items() if name.startswith(blocks)}
+        yield from (name for name, one in other.parameters.items() if id(one) in inside)
 
 
 def check_something_trains(parts: Sequence[Part]) -> None:

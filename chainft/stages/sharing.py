@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from chainft.errors import ConfigError, ModelError
 from chainft.stages.blocks import Blocks, find_blocks
+from chainft.stages.skeleton import shapes_by_config
 
 Ties = Mapping[str, str]
 """Parameter name -> name of the parameter that it is."""
@@ -109,6 +110,7 @@ def unroll(model: PreTrainedModel, order: Sequence[int]) -> dict[str, str]:
     assert isinstance(stack, nn.ModuleList)
     setattr(model.get_submodule(parent), leaf, new)
     _set_depth(model, len(order), order)
+    _check_depth(model)
     return ties
 
 
@@ -159,6 +161,14 @@ def copy_depth(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
     setattr(target, name, getattr(source, name))
     if getattr(source, "layer_types", None):
         target.layer_types = list(source.layer_types)
+
+
+def _check_depth(model: PreTrainedModel) -> None:
+    """Nothing outside of the blocks may depend on their number, as ESM's head for contacts does: a weight a block."""
+    shapes = shapes_by_config(model)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if shapes.get(name, parameter.shape) != parameter.shape:
+            raise _unrepeatable(model, f"the shape of {name} depends on the number of blocks")
 
 
 def _unrepeatable(model: PreTrainedModel, because: str) -> ConfigError:

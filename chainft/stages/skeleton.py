@@ -6,7 +6,7 @@ the true code of its architecture, also where that looks at values, which the me
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,32 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def skeleton(auto: Any, architecture: PreTrainedConfig) -> PreTrainedModel:
-    """The model that the `auto` class of transformers builds for `architecture`, with parameters that take no memory."""
+def skeleton(auto: Any, architecture: PreTrainedConfig, options: Mapping[str, Any] | None = None) -> PreTrainedModel:
+    """The model that the `auto` class of transformers builds for `architecture`, with parameters that take no memory.
+
+    `options`: further arguments of the model's class.
+    """
     with _parameters_on_meta():
-        model: PreTrainedModel = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
+        model: PreTrainedModel = auto.from_config(
+            architecture, trust_remote_code=False, dtype=torch.float32, **(options or {})
+        )
+    fill_with_ghosts(model)
+    model.train(False)
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")  # The grouped kernels refuse strides of 0.
+    return model
+
+
+def shapes_by_config(model: PreTrainedModel) -> dict[str, torch.Size]:
+    """The shapes that a model's parameters have where its config alone says them, as for who loads it."""
+    kind: Any = type(model)
+    with torch.random.fork_rng(devices=[]), _parameters_on_meta():
+        new = kind(model.config)
+    return {name: parameter.shape for name, parameter in new.named_parameters(remove_duplicate=False)}
+
+
+def fill_with_ghosts(model: nn.Module) -> None:
+    """Give every parameter, and every buffer that has no values, the memory of one number; what is tied stays so."""
     same: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -29,10 +51,6 @@ def skeleton(auto: Any, architecture: PreTrainedConfig) -> PreTrainedModel:
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.device.type == "meta":  # Made like a parameter, such as those of ibert.
                 module._buffers[name] = ghost_of(buffer)
-    model.train(False)
-    if model._can_set_experts_implementation():
-        model.set_experts_implementation("eager")  # The grouped kernels refuse strides of 0.
-    return model
 
 
 def ghost_of(tensor: Tensor) -> Tensor:

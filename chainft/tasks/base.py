@@ -183,6 +183,10 @@ class Task(ABC):
     def validate(self, example: Example) -> Iterator[Problem]:
         """What is wrong with one example by itself (types, lengths, illegal tags), with `where` set."""
 
+    def common_cause(self, split: Split, sound: Sequence[Example], refused: Sequence[Example]) -> Problem | None:
+        """One problem that explains all examples of a split that `validate` refused; None: they are told one by one."""
+        return None
+
     @abstractmethod
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
         """Set `labels` from train. Raises DataError for labels that only other splits have, unless allowed."""

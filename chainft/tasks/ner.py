@@ -8,7 +8,7 @@ Shapes: B windows, L tokens, C tags.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -35,6 +35,7 @@ from chainft.text.tagged import (
     iob2,
     joined,
     learn_tags,
+    other_scheme,
     scheme_finding,
     split_findings,
 )
@@ -98,6 +99,14 @@ class Ner(Task):
     def validate(self, example: Example) -> Iterator[Problem]:
         """With `scheme: auto`, steps between tags are checked once all are known (`learn_labels`)."""
         yield from check_sentence(example, None if self.config.scheme == "auto" else self.config.scheme)
+
+    def common_cause(self, split: Split, sound: Sequence[Example], refused: Sequence[Example]) -> Problem | None:
+        """A split that is in another scheme as a whole than the one that is set."""
+        told = [found for row in refused for found in self.validate(row)]
+        if self.config.scheme == "auto" or any(found.slug != "illegal-tag" for found in told):
+            return None
+        other = other_scheme(split, [*sound, *refused], self.config.scheme)
+        return other and replace(other, where=told[0].where)
 
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
         """Raises DataError for tags that their scheme forbids, with the repair, and for tags that train lacks."""

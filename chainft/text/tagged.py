@@ -83,7 +83,7 @@ def check_scheme(splits: Examples, detected: Detected) -> None:
     problems = [found for rows in illegal.values() for found in rows]
     if not problems:
         return
-    others = {split: _other_scheme(split, splits, detected) for split, found in illegal.items() if found}
+    others = {split: _other_than_train(split, splits, detected) for split, found in illegal.items() if found}
     if told := [replace(other, where=illegal[split][0].where) for split, other in others.items() if other]:
         raise DataError.of(told)
     rest = len(problems) - MAX_PROBLEMS
@@ -101,18 +101,34 @@ def check_scheme(splits: Examples, detected: Detected) -> None:
     raise DataError.of(listed)
 
 
-def _other_scheme(split: Split, splits: Examples, train: Detected) -> Problem | None:
-    """The problem of a split that is legal as a whole in another scheme than train's; None for single mistakes."""
-    if split == "train" or not splits.get("train"):
+def other_scheme(split: Split, rows: Sequence[Example], scheme: Scheme) -> Problem | None:
+    """The problem of a split that is legal as a whole in another scheme than the one that is set."""
+    own = _own_scheme(rows, scheme)
+    if own is None:
         return None
-    own = detect(row.values["tags"] for row in splits[split])
-    if own.scheme == train.scheme or any(violations(row.values["tags"], own.scheme) for row in splits[split]):
+    message = f"{split} is in {own.scheme} ({own.evidence}), but task.scheme = {scheme}"
+    help = f"set task.scheme={own.scheme} if all splits are in it, or write its tags in {scheme}"
+    return Problem("other-scheme", message, key=f"data.{split}", help=help)
+
+
+def _other_than_train(split: Split, splits: Examples, train: Detected) -> Problem | None:
+    """The problem of a split that is legal as a whole in another scheme than train's; None for single mistakes."""
+    own = _own_scheme(splits[split], train.scheme) if split != "train" and splits.get("train") else None
+    if own is None:
         return None
     message = f"{split} is in {own.scheme} ({own.evidence}), but train is in {train.scheme} ({train.evidence})"
     help = f"write its tags in {train.scheme} too"
     if split == "test":
         help += "; or train without it and score it by itself: chainft evaluate RUN_FOLDER data.test=FILE"
     return Problem("other-scheme", message, key=f"data.{split}", help=help)
+
+
+def _own_scheme(rows: Sequence[Example], other: Scheme) -> Detected | None:
+    """The scheme in which all rows are legal, where it is not `other`."""
+    own = detect(row.values["tags"] for row in rows)
+    if own.scheme == other or any(violations(row.values["tags"], own.scheme) for row in rows):
+        return None
+    return own
 
 
 def iob2(example: Example) -> list[str]:

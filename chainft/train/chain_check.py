@@ -16,7 +16,10 @@ from chainft.errors import ConfigError
 from chainft.models.device import choose_device
 from chainft.stages.chain import Chain, is_trivial
 from chainft.stages.compare import Differences, compare
+from chainft.stages.compare_links import compare_linked
 from chainft.stages.gates import Gates
+from chainft.stages.links import LinkedModel
+from chainft.stages.loss import loss_of
 from chainft.stages.sharing import shared_names
 from chainft.tasks.base import Task
 from chainft.train.prepare import Prepared, Progress, prepare
@@ -44,16 +47,11 @@ def check_chain(config: RunConfig, *, progress: Progress) -> tuple[Chain, list[C
             key="chain",
             help="give one, for example chain.split=3 or chain=frozen_base",
         )
-    if config.chain.is_linked:
-        raise ConfigError(
-            "linked models are no split of one model, so there is no whole to compare them with",
-            slug="no-whole",
-            key="chain",
-            help="chainft train checks what links need: vocabularies, widths, ties",
-        )
     prepared = prepare(_smaller(config), progress=progress, poll=lambda: None)
     torch.nn.Module.to(prepared.loaded.model, choose_device(config.train.device))
     prepared.loaded.model.train(False)
+    if isinstance(prepared.loaded.model, LinkedModel):
+        prepared.loaded.model.training = True  # For auxiliary heads; its stages stay without dropout.
     checks = [*_split_equals_whole(prepared), *_gradients_reach_what_is_trained(prepared)]
     return prepared.chain, [*checks, *_ties_hold(prepared.chain)]
 
@@ -85,6 +83,13 @@ def _batch(prepared: Prepared) -> Batch:
 
 
 def _loss(task: Task, batch: Batch) -> Callable[[Any], Tensor]:
+    """Of a model's output, auxiliary heads included."""
+    count = max(task.num_targets(batch), 1e-12)
+    return lambda output: loss_of(task, output, batch) / count
+
+
+def _head_loss(task: Task, batch: Batch) -> Callable[[Any], Tensor]:
+    """Of the output of one head."""
     count = max(task.num_targets(batch), 1e-12)
     return lambda output: task.loss(output, batch) / count
 
@@ -95,8 +100,11 @@ def _split_equals_whole(prepared: Prepared) -> Iterator[Check]:
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(True)
     try:
-        spans = list(prepared.chain.spans.values())
-        found = compare(Gates(model), spans, prepared.task.arguments(batch), _loss(prepared.task, batch))
+        if isinstance(model, LinkedModel):
+            found = compare_linked(model, batch.inputs, _head_loss(prepared.task, batch))
+        else:
+            spans = list(prepared.chain.spans.values())
+            found = compare(Gates(model), spans, prepared.task.arguments(batch), _loss(prepared.task, batch))
     finally:
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
@@ -133,6 +141,7 @@ def _ties_hold(chain: Chain) -> Iterator[Check]:
     """Declared ties and the model's own are one tensor each."""
     groups = list(shared_names(chain.model))
     where = {name: number for number, names in enumerate(groups) for name in names}
-    broken = [name for name, to in chain.ties.items() if where.get(name, -1) != where.get(to, -2)]
+    ties = {**chain.ties, **(chain.model.config.ties if isinstance(chain.model, LinkedModel) else {})}
+    broken = [name for name, to in ties.items() if where.get(name, -1) != where.get(to, -2)]
     told = f"{len(groups)} tensors have several names" if groups else "no parameter is shared"
     yield Check("shared parameters are one tensor", ", ".join(broken[:3]) or told, not broken)

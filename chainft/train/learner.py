@@ -12,18 +12,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, epoch_order, micro_batches
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
+from chainft.stages.gates import without_cache
+from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
 from chainft.train.schedule import lr_factor
@@ -123,6 +124,7 @@ class Learner:
         for group in optimizer.param_groups:
             group.setdefault("peak_lr", config.optimizer.lr)
         self.plain_model = model
+        self._no_cache = without_cache(model)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self._order: tuple[int, np.ndarray] | None = None
 
@@ -214,7 +216,7 @@ class Learner:
             fault_point("forward", step=step + 1)
             moved = batch.to(self.accelerator.device)
             with self.accelerator.autocast():
-                output = self.model(**self.task.arguments(moved))
+                output = self.model(**self.task.arguments(moved), **self._no_cache)
             loss = loss_of(self.task, output, moved) / max(num_targets, 1e-12)
             if fault_point("loss", step=step + 1):
                 loss = loss * float("nan")
@@ -257,14 +259,6 @@ class Learner:
             self.max_rows,
             self.config.train.batch_size,
         )
-
-
-def loss_of(task: Task, output: Any, batch: Batch) -> Tensor:
-    """The sum of the task's losses; linked models with auxiliary heads add theirs, each with its weight."""
-    loss = task.loss(output, batch)
-    for weight, head in getattr(output, "auxiliary", None) or ():
-        loss = loss + weight * task.loss(head, batch)
-    return loss
 
 
 def configured_rows(config: RunConfig) -> int:

@@ -29,6 +29,7 @@ from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
 from chainft.models.load import LoadedModel, load_model
 from chainft.models.weights import locate
+from chainft.plan.early import check_fit
 from chainft.registry import find
 from chainft.run_folder import model_folder, saved_ties
 from chainft.stages.chain import Chain, build_chain
@@ -99,6 +100,7 @@ def prepare(
     if task.tasks:
         check_joint(config.chain)
     check_models(config)  # A wrong model name is found before the data is read.
+    check_fit(config)
     splits = load_splits(config.data, task)
     total_steps = Course.of(config, len(splits.examples["train"])).total_steps
     warmup_steps_of(total_steps, config.scheduler)

@@ -51,7 +51,11 @@ def test_a_wrong_flag_is_refused(words: list[str], flags: list[str], what: str) 
         run([*words, *flags])
 
 
-def test_linked_models_are_refused_by_name(tiny_encoder: Path) -> None:
-    stages = [f"chain.stages.a.model={tiny_encoder}", f"chain.stages.b.model={tiny_encoder}", "chain.order=[a,b]"]
-    with pytest.raises(ConfigError, match="linked models cannot be planned yet"):
-        run(["task=ner", f"model={tiny_encoder}", *stages])
+def test_linked_models_are_planned(tiny_encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["task=ner", f"model={tiny_encoder}", "chain=cascade", "--length=32", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [(stage["name"], stage["sources"]) for stage in plan["stages"]] == [
+        ("first", []),
+        ("second", ["first"]),
+        ("third", ["second"]),
+    ]

@@ -15,7 +15,8 @@ MIB = 2**20
 
 def stage(name: str, blocks: str, *, trainable: int = 1000, shared: tuple[str, ...] = ()) -> StageCost:
     memory = Bytes(4 * MIB, MIB, 2 * MIB, 10 * MIB) if trainable else Bytes(4 * MIB, 0, 0, 0)
-    return StageCost(name, blocks, 1000, trainable, shared, memory, 10**9, 2 * 10**9, 0.5)
+    sources = ("base",) if name == "top" else ()
+    return StageCost(name, blocks, 1000, trainable, shared, sources, memory, 10**9, 2 * 10**9, 0.5)
 
 
 def budget() -> Budget:
@@ -23,7 +24,9 @@ def budget() -> Budget:
         stage("base", "embeddings, 0:4", trainable=0, shared=("top",)),
         stage("top", "4:6, head", shared=("base",)),
     )
-    total = StageCost("total", "", 2000, 1000, (), Bytes(8 * MIB, MIB, 2 * MIB, 10 * MIB), 2 * 10**9, 2 * 10**9, 1.0)
+    total = StageCost(
+        "total", "", 2000, 1000, (), (), Bytes(8 * MIB, MIB, 2 * MIB, 10 * MIB), 2 * 10**9, 2 * 10**9, 1.0
+    )
     peak = Peak(21 * MIB, "backward", MIB, 0, 10 * MIB)
     return Budget("BertForTokenClassification", "ner", "adamw", 32, 8, 128, 2, "no", stages, total, peak)
 

@@ -23,9 +23,9 @@ from chainft.stages.chain import Chain, build_chain
 from chainft.stages.exits import sureness
 from chainft.stages.links import LinkedModel, ScalarMix, stage_of
 from chainft.stages.links_load import build_linked, check_models, read_tokenizer
+from chainft.stages.loss import loss_of
 from chainft.tasks.base import Labels
 from chainft.tasks.ner import Ner, NerConfig
-from chainft.train.learner import loss_of
 
 NAMES = ("O", "B-PER", "I-PER")
 
@@ -330,7 +330,7 @@ def test_sureness_is_that_of_the_least_sure_answer() -> None:
 
 
 def test_every_parameter_belongs_to_the_stage_in_its_name(tiny_encoder: Path, wide_encoder: Path) -> None:
-    stages = {**two(model=str(wide_encoder)), "third": StageConfig(receive="all", frozen=True)}
+    stages = {**two(model=str(wide_encoder), residual=True), "third": StageConfig(receive="all", frozen=True)}
     model, chain = linked(tiny_encoder, stages)
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"stages", "connectors", "mixes"}
     assert {stage_of(name) for name, _ in model.named_parameters()} == {"first", "second", "third"}

@@ -18,6 +18,22 @@ def test_one_pattern_freezes_shared_parameters_in_both_stages() -> None:
         assert parameter.requires_grad == ("LayerNorm" not in name)
 
 
+def test_the_stage_that_is_shared_with_may_come_later() -> None:
+    """Its parameters then belong to the sharing stage, the first that computes with them; both have one pattern."""
+    model = bert()
+    chained(model, **two({"frozen": "attention", "share": {"with": "top"}}, {"frozen": "attention"}))
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == ("attention" not in name)
+
+
+@pytest.mark.parametrize("sharing", ["base", "top"])
+def test_a_pattern_that_finds_nothing_in_sharing_stages_is_refused(sharing: str) -> None:
+    stages: dict[str, Any] = {"base": {"frozen": "atention"}, "top": {"frozen": "atention"}}
+    stages[sharing]["share"] = {"with": "top" if sharing == "base" else "base"}
+    with pytest.raises(ConfigError, match="is found in no parameter's name"):
+        chained(bert(), **two(stages["base"], stages["top"]))
+
+
 def test_sharing_does_not_take_repeated_blocks_apart() -> None:
     stages = {"a": {"blocks": "embeddings, :2"}, "b": {"blocks": "2:, head", "repeat": 2, "share": {"with": "a"}}}
     with pytest.raises(ConfigError, match="one block that is repeated"):
@@ -31,6 +47,12 @@ def test_a_repeated_stage_shares_with_a_stage_repeated_as_often() -> None:
     chained(model, order=list(stages), stages=stages)
     assert len({id(layer.output.dense.weight) for layer in model.bert.encoder.layer}) == 1
     assert len(model.bert.encoder.layer) == 4
+
+
+def test_a_model_with_a_weight_for_each_block_outside_of_them_is_not_repeated() -> None:
+    """Its config, with more blocks, would build another shape than the folder has."""
+    with pytest.raises(ConfigError, match=r"contact_head\.regression\.weight depends on the number of blocks"):
+        chained(tiny_model("esm:tokens"), split=1, stages={"stage0": {"repeat": 2}})
 
 
 @pytest.mark.parametrize("other", [{"r": 2, "alpha": 64}, {"r": 4}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from chainft.config.run import DataConfig, OptimizerConfig, RunConfig, SchedulerConfig, TaskConfig, TrainConfig
 from chainft.data.batching import Batch
@@ -76,6 +78,33 @@ def learner(dropout: float = 0.0, **settings: Any) -> Learner:
     task: Any = TaggerTask()
     store: Any = Store()
     return Learner(model, task, store, optimizer=optimizer, accelerator=Accelerator(cpu=True), config=config)
+
+
+class WriterTask(TaggerTask):
+    """The same for a Hugging Face model."""
+
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        return super().loss(output.logits, batch)
+
+
+def decoder_learner(folder: Path) -> Learner:
+    plain = learner()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    task: Any = WriterTask()
+    store: Any = Store()
+    return Learner(model, task, store, optimizer=optimizer, accelerator=Accelerator(cpu=True), config=plain.config)
+
+
+def test_a_decoder_keeps_no_keys_and_values_in_training_and_computes_the_same(tiny_decoder: Path) -> None:
+    ours, caching = decoder_learner(tiny_decoder), decoder_learner(tiny_decoder)
+    caching._no_cache = {}
+    caches: dict[Learner, list[Any]] = {ours: [], caching: []}
+    for one, kept in caches.items():
+        one.plain_model.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output.past_key_values))
+    assert [ours.update(step).loss for step in range(3)] == [caching.update(step).loss for step in range(3)]
+    assert torch.equal(weights(ours), weights(caching))
+    assert not any(caches[ours]) and all(cache is not None for cache in caches[caching])
 
 
 def weights(one: Learner) -> Tensor:

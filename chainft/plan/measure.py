@@ -102,7 +102,7 @@ def trace_step(chain: Chain, task: Task, batch: Batch, *, blocks: Blocks | None,
     units = link_units(tracker, model) if isinstance(model, LinkedModel) else _units(tracker, blocks)
     with units, _dropped_gradients(tracker, chain), tracker:
         with torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext():
-            output = model(**batch.inputs, **without_cache(model))
+            output = model(**task.arguments(batch), **without_cache(model))
         if mixed:  # Accelerate hands the output on in float32.
             output = type(output)(tree_map(_in_float32, dict(output)))
         loss = loss_of(task, output, batch) / 2

@@ -6,16 +6,21 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from chainft import registry
+from chainft.config.joint import JointConfig
 from chainft.config.run import RunConfig
-from chainft.data.batching import Batch, collate
+from chainft.data.batching import Batch
 from chainft.errors import ConfigError
 from chainft.models.load import prepare
 from chainft.plan.trace import Ghostly
 from chainft.stages.links_load import linked_skeleton, read_tokenizer
 from chainft.stages.skeleton import skeleton
+from chainft.stages.trunk import JointModel
+from chainft.stages.trunk_load import check_joint
 from chainft.tasks.base import Arrays, Column, Labels, Task
+from chainft.tasks.joint import joint_row
 
 NUM_LABELS = 2
 """Classes of a head where the user gives no number: they are known when the data is read."""
@@ -23,25 +28,41 @@ NUM_LABELS = 2
 
 def new_task(config: RunConfig, num_labels: int) -> Task:
     """The task with its tokenizer and placeholders for its labels, where it has any. Raises ChainftError."""
-    settings: Any = config.task
-    if getattr(settings, "class_weights", None) is not None:  # They name labels, and change neither bytes nor FLOPs.
-        settings = dataclasses.replace(settings, class_weights=None)
+    settings = _without_names(config.task)
     task: Task = registry.find("task", settings.name, key="task.name")(settings)
-    if has_labels(task):
-        task.labels = Labels(tuple(f"label{number}" for number in range(num_labels)))
-    task.tokenizer, task.max_length = read_tokenizer(config)
+    tokenizer, max_length = read_tokenizer(config)
+    for one in (*task.tasks.values(), task):
+        if has_labels(one) and not one.tasks:
+            one.labels = Labels(tuple(f"label{number}" for number in range(num_labels)))
+        one.tokenizer, one.max_length = tokenizer, max_length
     return task
+
+
+def _without_names(settings: Any) -> Any:
+    """The settings without class weights, which name labels and change neither bytes nor FLOPs."""
+    if isinstance(settings, JointConfig):
+        return dataclasses.replace(settings, tasks={name: _without_names(one) for name, one in settings.tasks.items()})
+    is_weighted = getattr(settings, "class_weights", None) is not None
+    return dataclasses.replace(settings, class_weights=None) if is_weighted else settings
 
 
 def has_labels(task: Task) -> bool:
     """Whether the size of the head depends on the labels of the data."""
-    return any(field.kind in ("label", "labels", "tags") for field in task.fields)
+    own = any(field.kind in ("label", "labels", "tags") for field in task.fields)
+    return own or any(map(has_labels, task.tasks.values()))
 
 
 def new_skeleton(config: RunConfig, task: Task) -> Any:
     """The model with the task's head, without weights. Raises ModelError."""
     if config.chain.is_linked:
         return linked_skeleton(config, task)
+    if task.tasks:
+        check_joint(config.chain)
+        return JointModel({name: _one_head(config, one) for name, one in task.tasks.items()})
+    return _one_head(config, task)
+
+
+def _one_head(config: RunConfig, task: Task) -> PreTrainedModel:
     auto, _, architecture, _ = prepare(config.model, task)
     return skeleton(auto, architecture)
 
@@ -60,11 +81,13 @@ def checked_length(config: RunConfig, task: Task, length: int | None) -> int:
 
 def make_batch(task: Task, rows: int, length: int) -> Batch:
     """A batch of this size in which all rows but the first end with padding, so that there is a mask."""
-    return collate([make_row(task, length - (row > 0)) for row in range(rows)], task, list(range(rows)))
+    return task.collate([make_row(task, length - (row > 0)) for row in range(rows)], list(range(rows)))
 
 
 def make_row(task: Task, length: int) -> Arrays:
-    """One feature of this length."""
+    """One feature of this length; of several tasks, one that all of them learn from."""
+    if task.tasks:
+        return joint_row({name: make_row(one, length) for name, one in task.tasks.items()}, task)
     known = {"input_ids", *task.tokenizer.model_input_names}
     return {
         name: _values(task, name, column, length)

@@ -108,9 +108,7 @@ class Joint(Task):
             task, after = self.tasks[name], 0
             windows = task.encode(inner(example, name))
             for window in windows:
-                trunk = {key: array for key, array in window.items() if _is_input(task, key)}
-                own = {f"{name}.{key}": array for key, array in window.items() if key not in trunk}
-                own[f"{name}.{_PART}"] = np.array([1 / len(windows)], dtype=np.float32)
+                trunk, own = _split(name, task, window, 1 / len(windows))
                 place = next((i for i in range(after, len(rows)) if _same(rows[i], trunk)), len(rows))
                 rows[place : place + 1] = [{**trunk, **(rows[place] if place < len(rows) else {}), **own}]
                 after = place + 1
@@ -310,6 +308,22 @@ def _check_weights(config: JointConfig) -> None:
                 key=f"task.weights.{name}",
                 help=did_you_mean(name, config.tasks) or f"the tasks are: {', '.join(config.tasks)}",
             )
+
+
+def joint_row(rows: Mapping[str, Arrays], task: Task) -> Arrays:
+    """One feature of several tasks, each with its own by the same inputs."""
+    joined: Arrays = {}
+    for name, row in rows.items():
+        trunk, own = _split(name, task.tasks[name], row, 1.0)
+        joined |= trunk | own
+    return joined
+
+
+def _split(name: str, task: Task, window: Arrays, part: float) -> tuple[Arrays, Arrays]:
+    """What of a task's feature is the trunk's input, and the rest under the task's name."""
+    trunk = {key: array for key, array in window.items() if _is_input(task, key)}
+    own = {f"{name}.{key}": array for key, array in window.items() if key not in trunk}
+    return trunk, own | {f"{name}.{_PART}": np.array([part], dtype=np.float32)}
 
 
 def _is_input(task: Task, column: str) -> bool:

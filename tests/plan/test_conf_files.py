@@ -25,6 +25,13 @@ def words_of(file: str, models: dict[str, Path]) -> list[str]:
     """A run that uses one file, with a tiny model where the file is for any."""
     group, name = file.split("/")
     task = _task_of(group, name)
+    if file == "data/joint":
+        names = [
+            "task.tasks={a: {name: ner}, b: {name: classify}}",
+            "data.tasks.a.train=x.conll",
+            "data.tasks.b.train=x.csv",
+        ]
+        return ["data=joint", "task=joint", f"model={models['ner']}", *names]
     words = [f"{group}={name}"] + ([] if group in ("task", "experiment") else [f"task={task}"])
     if group not in WITH_THEIR_OWN_MODEL:
         words.append(f"model={models.get(task, models['ner'])}")

@@ -78,7 +78,7 @@ class DataConfig:
     unseen_labels: Literal["error", "allow"] = "error"
     """What a label does that only validation or test has: stop, or join the label set though never learned."""
     cache_dir: str | None = None
-    """Folder of the tokenised store; default `$CHAINFT_CACHE`, else `~/.cache/chainft`."""
+    """Folder of the tokenised store and the prefix cache; default `$CHAINFT_CACHE`, else `~/.cache/chainft`."""
 
 
 DEFAULT_MODELS: Mapping[str, str] = {"generate": "smollm2"}
@@ -195,6 +195,19 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """The prefix cache: outputs of frozen leading stages, computed once and kept on disk (in `data.cache_dir`)."""
+
+    prefix: Literal["auto"] | bool = "auto"
+    """auto: where it changes no number, training passes over the data more than once (or the outputs are there
+    already), and the disk has room; true: required, the run is refused where it cannot be; false: never."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type in which they are kept. float32 is exact; 16 bits take half the room and round."""
+    max_gib: Positive = 20.0
+    """Most GiB on disk for the outputs of one run."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackerConfig:
     """Where metrics go besides the run folder."""
 
@@ -227,6 +240,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     seed: Seed = 42

@@ -96,7 +96,7 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
         json.dump(meta, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
 def publish(temporary: Path, folder: Path) -> None:
@@ -108,7 +108,7 @@ def publish(temporary: Path, folder: Path) -> None:
             return
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
 
 
 def remove_orphans(root: Path) -> None:
@@ -129,7 +129,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,7 @@ class FeatureStore:
         self.first_of = self._map("first_of.starts", np.int64)
         """(num_examples + 1,): the features of example i are `first_of[i]` up to `first_of[i + 1]`."""
         self._values = {name: self._map(f"{name}.values", np.dtype(kind)) for name, kind in meta["columns"].items()}
+        self._files: Mapping[str, Mapping[str, Any]] = meta["files"]
         self._starts = {name: self._map(f"{name}.starts", np.int64) for name in meta["columns"]}
 
     def __len__(self) -> int:
@@ -66,6 +67,11 @@ class FeatureStore:
     def example_of(self) -> np.ndarray:
         """(num_features,) the example of each feature."""
         return np.repeat(np.arange(len(self.first_of) - 1), np.diff(self.first_of))
+
+    def digest(self, columns: Collection[str]) -> str:
+        """Digest of the content of those of `columns` that are there, in the order of the features."""
+        files = [f"{name}.{part}" for name in sorted(columns) if name in self._values for part in ("values", "starts")]
+        return hashlib.sha256(json.dumps([[file, self._files[file]["sha256"]] for file in files]).encode()).hexdigest()
 
     def _map(self, name: str, dtype: Any) -> np.ndarray:
         path = self.folder / name

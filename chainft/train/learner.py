@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -110,6 +111,8 @@ class Learner:
             group.setdefault("peak_lr", config.optimizer.lr)
         self.plain_model = model
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.lend: Callable[[Batch], AbstractContextManager[None]] = lambda batch: nullcontext()
+        """Around each forward pass: lends the batch what is kept of frozen stages (`train.prefix_cache`)."""
         self._order: tuple[int, np.ndarray] | None = None
 
     def update(self, step: int) -> StepFacts:
@@ -197,7 +200,7 @@ class Learner:
             seed_step(self.config.seed, step, number)
             fault_point("forward", step=step + 1)
             moved = batch.to(self.accelerator.device)
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), self.lend(moved):
                 output = self.model(**moved.inputs)
             loss = loss_of(self.task, output, moved) / max(num_targets, 1e-12)
             if fault_point("loss", step=step + 1):

@@ -34,6 +34,7 @@ from chainft.train.fit import Fit, FitState
 from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
 from chainft.train.plan import make_plan
+from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, prepare
 from chainft.train.recorder import Recorder
 from chainft.train.signals import StopRequest
@@ -85,6 +86,7 @@ class Session:
         self.config = composed.config
         self.folder = folder
         self.stop = stop
+        self.prefix = PrefixCache()
 
     def run(self) -> dict[str, Any]:
         """All phases; returns the results."""
@@ -168,9 +170,21 @@ class Session:
         if found:
             fit.restore(found)
             logger.info("going on from %s", found.path.name)
-        else:
+        self._open_prefix(prepared, fit, found)
+        if not found:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
+
+    def _open_prefix(self, prepared: Prepared, fit: Fit, found: Checkpoint | None) -> None:
+        """Give the learner what is kept of frozen stages, for the weights with which the training goes on."""
+        before = found.facts.get("prefix_cache") if found else None
+        accelerator, poll = fit.learner.accelerator, self.stop.check
+        with PhaseProgress() as phase:
+            self.prefix = open_prefix(
+                self.config, prepared, accelerator, before=before, progress=phase.update, poll=poll
+            )
+        fit.learner.lend = self.prefix.lend("train")
+        fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
 
     def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
         before, now = found.facts.get("labels"), list(prepared.task.labels.names)
@@ -195,22 +209,24 @@ class Session:
 
     def _write_plan(self, prepared: Prepared, fit: Fit) -> None:
         plan = make_plan(self.config, prepared, fit.learner, run=self.folder.path, from_step=fit.state.step)
+        plan["prefix_cache"] = self.prefix.facts
         write_json(self.folder.plan, plan)
         print_plan(plan)
         if self.config.tracker.name != "none":
             fit.learner.accelerator.init_trackers(self.config.tracker.project, config=_flat(self.composed.unresolved))
 
-    def _engine(self, prepared: Prepared, accelerator: Accelerator) -> Engine:
+    def _engine(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Engine:
         return Engine(
             prepared.loaded.model,
             prepared.task,
             self.config.evaluation.batch_size,
             autocast=accelerator.autocast,
             poll=self.stop.check,
+            lend=self.prefix.lend(split),
         )
 
     def _score(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Scores:
-        engine = self._engine(prepared, accelerator)
+        engine = self._engine(prepared, accelerator, split)
         with PhaseProgress() as phase:
             predicted = engine.predict_store(
                 prepared.splits.examples[split],
@@ -240,13 +256,13 @@ class Session:
         shown: Split = "test" if "test" in prepared.stores else "validation"
         for split in ("validation", "test"):
             if split in prepared.stores:
-                engine = self._engine(prepared, fit.learner.accelerator)
+                engine = self._engine(prepared, fit.learner.accelerator, split)
                 wanted = worst if split == shown else None
                 scores[split] = scores_to_json(
                     score_and_write(engine, prepared, split, folder=self.folder, worst=wanted)
                 )
         results = self._results(fit, best, scores)
-        engine = self._engine(prepared, fit.learner.accelerator)
+        engine = self._engine(prepared, fit.learner.accelerator, shown)
         write_artefacts(
             self.folder, engine, prepared.chain, results, worst.sorted(), report=self.config.report.enabled
         )

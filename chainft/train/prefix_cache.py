@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,9 @@ from chainft.data.prefix_store import PrefixStore
 from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
-from chainft.stages.gates import Gates, Payload
+from chainft.stages.gates import Gates, Payload, probe_inputs
 from chainft.stages.prefix import Prefix, prefix_states
+from chainft.stages.prologue import find_idle
 from chainft.tasks.base import Task
 from chainft.train.prefix_plan import PrefixPlan, plan_prefix
 from chainft.train.prepare import Prepared, Progress
@@ -83,13 +84,20 @@ class _Lender:
         self.rest = prefix.rest
         self.ends_encoder = len(gates.blocks.stacks) > 1 and prefix.span.stop == gates.blocks.stacks[0].size
         self.store = store
+        probe = prefix_states(gates, prefix.span, probe_inputs(gates.model)).clone()
+        self.idle = find_idle(gates, self.rest, self._payload(probe))
 
     @contextmanager
     def __call__(self, batch: Batch) -> Iterator[None]:
         states = self.store.padded(batch.features).to(self.gates.model.device, non_blocking=True)  # (B, L, D)
-        payload = Payload(None, states) if self.ends_encoder else Payload(states)
-        with self.gates.beginning_with(self.rest, payload):
+        with ExitStack() as stack:
+            for one in self.idle:
+                stack.enter_context(one.left_out(*states.shape[:2]))
+            stack.enter_context(self.gates.beginning_with(self.rest, self._payload(states)))
             yield
+
+    def _payload(self, states: Tensor) -> Payload:
+        return Payload(None, states) if self.ends_encoder else Payload(states)
 
 
 def _polled(progress: Progress, poll: Callable[[], None], name: str) -> Callable[[int, int], None]:

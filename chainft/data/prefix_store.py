@@ -156,14 +156,15 @@ class PrefixEntry:
         temporary = temporary_name(self.folder / f"{number:05}")
         done = 0
         with ExitStack() as stack:
+            stack.callback(temporary.unlink, missing_ok=True)  # Where it ends before its time.
             writer = Writer(temporary, _AS_INTEGERS[self.shape.stored][0], stack)
             for chunk in self.layout.segments[number]:
                 tell(done)
                 writer.append(self._checked(compute(chunk), chunk).view(_AS_INTEGERS[self.shape.stored][1]).numpy())
                 done += int(self.layout.lengths[chunk].sum())
             digest = writer.close()["sha256"]
-        file = self.folder / f"{number:05}-{digest[:_DIGEST]}{SUFFIX}"
-        temporary.rename(file)
+            file = self.folder / f"{number:05}-{digest[:_DIGEST]}{SUFFIX}"
+            temporary.rename(file)
         flush_folder(self.folder)
         return file
 

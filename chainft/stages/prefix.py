@@ -26,8 +26,9 @@ from chainft.stages.random_state import RandomState
 from chainft.stages.spans import Span
 
 _PADDING = 5
-_TOLERANCE = 0.02
-"""How much padding may change a state, as a share of the largest value: rounding, in 16 bits too."""
+_OTHER_TOKEN = 9
+_ROUNDING = 0.02
+"""How much the extent of padding may change a state, as a share of the largest value: as 16 bits round."""
 _NOT_OF_THE_BODY = (
     "architectures", "id2label", "label2id", "num_labels", "problem_type", "_name_or_path", "transformers_version",
     "dtype", "torch_dtype", "use_cache",
@@ -118,15 +119,22 @@ def _draws(chain: Chain, gates: Gates, span: Span) -> bool:
 
 
 def _sees_padding(gates: Gates, span: Span, pad_token_id: int) -> bool:
-    """Whether the states of a text depend on the padding behind it."""
+    """Whether the states of a text depend on how far it is padded, or on what stands there."""
     inputs = probe_inputs(gates.model)
     length = inputs["input_ids"].shape[1]
-    padded = {
-        name: nn.functional.pad(value, (0, _PADDING), value=0 if "mask" in name else pad_token_id)
-        for name, value in inputs.items()
-    }
-    alone, beside = (prefix_states(gates, span, one)[:, :length].float() for one in (inputs, padded))
-    return bool((alone - beside).abs().max() > _TOLERANCE * alone.abs().max())
+
+    def states(num_padding: int, token: int) -> Tensor:
+        padded = {
+            name: nn.functional.pad(value, (0, num_padding), value=0 if "mask" in name else token)
+            for name, value in inputs.items()
+        }
+        return prefix_states(gates, span, padded)[:, :length].float()
+
+    alone, padded, other = states(0, pad_token_id), states(_PADDING, pad_token_id), states(_PADDING, _OTHER_TOKEN)
+    largest = float(alone.abs().max())
+    return float((alone - padded).abs().max()) > _ROUNDING * largest or not torch.allclose(
+        padded, other, rtol=0, atol=1e-6 * largest
+    )
 
 
 def prefix_states(gates: Gates, span: Span, inputs: dict[str, Tensor]) -> Tensor:

@@ -76,7 +76,7 @@ def run_sweep(arguments: argparse.Namespace, folder: Path) -> float:
     """Seconds of one sweep over learning rates, from an empty cache on."""
     rates = [arguments.lr * 2 ** (number / 4 - 1) for number in range(arguments.trials)]
     words = [*_words(arguments, folder, "cache-sweep"), f"optimizer.lr={','.join(f'{rate:.3g}' for rate in rates)}"]
-    seconds, _ = _timed([sys.executable, "-m", "chainft", "train", "-m", *words, f"runs_dir={folder / 'sweep'}"])
+    seconds, _ = _timed([sys.executable, "-m", "chainft", "train", "-m", *words, f"sweep.dir={folder / 'sweep'}"])
     return seconds
 
 

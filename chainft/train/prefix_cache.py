@@ -27,6 +27,7 @@ from chainft.stages.gates import Gates, Payload, probe_inputs
 from chainft.stages.prefix import Prefix, prefix_states
 from chainft.stages.prologue import find_idle
 from chainft.tasks.base import Task
+from chainft.train.faults import fault_point
 from chainft.train.prefix_plan import PrefixPlan, plan_prefix
 from chainft.train.prepare import Prepared, Progress
 
@@ -120,6 +121,7 @@ class _Compute:
 
     def __call__(self, rows: np.ndarray) -> Tensor:
         """(tokens, D) states of the rows, end to end. Raises MemoryError_ where they do not fit."""
+        fault_point("prefix")
         chosen = [int(row) for row in rows]
         batch = collate([self.store[row] for row in chosen], self.task, chosen).to(self.gates.model.device)
         try:

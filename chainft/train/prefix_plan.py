@@ -97,7 +97,7 @@ def plan_prefix(
     plan = _with_entries(config, prepared, accelerator, gates, prefix)
     if wanted == "auto" and not _pays(config, prepared, plan):
         return _without(config.cache, Unused("training passes over the data once", "set cache.prefix=true"))
-    return _with_room(config, plan, required=wanted is True)
+    return _with_room(config, plan, required=wanted is True, goes_on=before is True)
 
 
 def _refused(config: RunConfig, obstacle: Obstacle, *, required: bool) -> Unused:
@@ -166,7 +166,7 @@ def _pays(config: RunConfig, prepared: Prepared, plan: PrefixPlan) -> bool:
     return course.total_steps > course.steps_per_epoch or not plan.entries["train"].missing_bytes
 
 
-def _with_room(config: RunConfig, plan: PrefixPlan, *, required: bool) -> PrefixPlan | Unused:
+def _with_room(config: RunConfig, plan: PrefixPlan, *, required: bool, goes_on: bool) -> PrefixPlan | Unused:
     """The plan, if its entries fit; else a warning, or an error where they are needed."""
     root = next(iter(plan.entries.values())).folder.parent
     there = next(folder for folder in (root, *root.parents) if folder.is_dir())
@@ -181,6 +181,7 @@ def _with_room(config: RunConfig, plan: PrefixPlan, *, required: bool) -> Prefix
     else:
         return plan
     if required:
+        remedy += "; or go on without them by cache.prefix=false 'allow_change=[cache.prefix]'" if goes_on else ""
         raise StorageError(
             f"the outputs of frozen stages cannot be kept: {because}", slug="no-room", key=key, help=remedy
         )

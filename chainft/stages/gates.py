@@ -59,6 +59,7 @@ class Gates:
             for number in range(len(self.blocks.stacks))
         ]
         self._call: _Call | None = None
+        self._without_cache = without_cache(model)
         self._forms = self._probe()
 
     def run(self, span: Span, payload: Payload | None, inputs: Mapping[str, Tensor]) -> Any:
@@ -101,7 +102,7 @@ class Gates:
         call = _Call(span, self.blocks, payload, self._forms)
         if self.model.training:
             call.random = RandomState.now(self.model.device)
-        arguments: dict[str, Any] = {**without_cache(self.model)}
+        arguments: dict[str, Any] = {**self._without_cache}
         if call.seam is not None and payload is not None and payload.encoder is not None:
             arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=payload.encoder)
             call.encoder = payload.encoder

@@ -13,9 +13,8 @@ import logging
 import os
 import shutil
 import socket
-import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,11 +25,6 @@ logger = logging.getLogger(__name__)
 META = "meta.json"
 _BLOCK = 1 << 16
 """Entries that are written at once."""
-
-
-def temporary_name(folder: Path) -> Path:
-    """A name beside `folder` that tells who writes there, so that `remove_orphans` can."""
-    return folder.with_name(f".{folder.name}.tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 class Writer:
@@ -162,6 +156,12 @@ def _is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
         return False
     with path.open("rb") as stream:
         return bool(hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"])
+
+
+def mark_used(folder: Path) -> None:
+    """Let `chainft cache` know that the entry was used now: the time of its `meta.json`."""
+    with suppress(PermissionError):  # Of a cache that others may only read.
+        (folder / META).touch()
 
 
 def size_of(folder: Path) -> int:

@@ -17,7 +17,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from chainft import __version__
-from chainft.data.entry import META, Writer, flush_folder, temporary_name
+from chainft.data.cache import lock_path, temporary_name
+from chainft.data.entry import META, Writer, flush_folder, mark_used, remove_orphans
 from chainft.data.prefix_layout import Layout
 from chainft.errors import StorageError
 
@@ -118,6 +119,7 @@ class PrefixEntry:
             files = self._verified(range(len(self.layout.tokens)))
             if len(files) < len(self.layout.tokens):
                 self.folder.mkdir(parents=True, exist_ok=True)
+                remove_orphans(self.folder.parent)
                 with _locked(self.folder, lambda: tell(self._tokens_of(present(self.folder)), self._all)):
                     files |= self._complete(files, compute, tell)
             elif not (self.folder / META).is_file():
@@ -239,17 +241,6 @@ def present(folder: Path) -> dict[int, list[Path]]:
         if number.isdecimal():
             found.setdefault(int(number), []).append(file)
     return found
-
-
-def lock_path(folder: Path) -> Path:
-    """The file by which the process that computes an entry keeps others waiting."""
-    return folder.with_name(f".{folder.name}.lock")
-
-
-def mark_used(folder: Path) -> None:
-    """Let `chainft cache` know that the entry was used now: the time of its `meta.json`."""
-    with suppress(PermissionError):  # Of a cache that others may only read.
-        (folder / META).touch()
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,7 +24,8 @@ import numpy as np
 
 from chainft import __version__
 from chainft.config.parse import dump
-from chainft.data.entry import Starts, Writer, publish, read_whole, remove_orphans, size_of, temporary_name, write_meta
+from chainft.data.cache import default_cache_dir, temporary_name
+from chainft.data.entry import Starts, Writer, mark_used, publish, read_whole, remove_orphans, size_of, write_meta
 from chainft.data.example import Example
 from chainft.data.load import content_of
 from chainft.errors import StorageError
@@ -98,6 +98,7 @@ def open_store(
     folder = root / _key(examples, task)
     if (meta := read_whole(folder)) is not None:
         logger.info("%s: tokenised features found (%s)", split, folder.name[:12])
+        mark_used(folder)
         return FeatureStore(folder, meta)
     temporary = temporary_name(folder)
     try:
@@ -116,12 +117,6 @@ def open_store(
             f"the tokenised features in {str(folder)!r} are damaged right after writing", slug="cache-damaged"
         )
     return FeatureStore(folder, meta)
-
-
-def default_cache_dir() -> Path:
-    """`$CHAINFT_CACHE`, else `~/.cache/chainft`."""
-    configured = os.environ.get("CHAINFT_CACHE")
-    return Path(configured) if configured else Path.home() / ".cache" / "chainft"
 
 
 def _key(examples: Sequence[Example], task: Task) -> str:

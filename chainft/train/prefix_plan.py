@@ -18,10 +18,11 @@ from accelerate import Accelerator
 from chainft import __version__
 from chainft.config.cache_rules import nothing_to_keep
 from chainft.config.run import CacheConfig, RunConfig
+from chainft.data.cache import default_cache_dir
 from chainft.data.example import Split
 from chainft.data.prefix_layout import Layout
 from chainft.data.prefix_store import FORMAT, PrefixEntry, Shape
-from chainft.data.store import FeatureStore, default_cache_dir
+from chainft.data.store import FeatureStore
 from chainft.errors import ConfigError, StorageError
 from chainft.report.words import size
 from chainft.stages.gates import Gates, probe_inputs

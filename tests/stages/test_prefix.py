@@ -109,13 +109,21 @@ QUICK = (
     ],
 )
 def test_the_rest_computes_from_kept_states_what_the_whole_computes(case: str) -> None:
-    """Loss and gradients, dropout of the rest included."""
+    """Loss and gradients, dropout of the rest included; of an encoder-decoder the prefix is the encoder."""
+    _compare(case, split=2)
+
+
+@pytest.mark.parametrize("case", ["dropping bart:seq2seq", "t5:seq2seq"])
+def test_a_prefix_may_end_inside_an_encoder(case: str) -> None:
+    assert _compare(case, split=3).blocks == "embeddings, encoder.0:2"
+
+
+def _compare(case: str, *, split: int) -> Prefix:
     model = dropping(case.removeprefix("dropping ")) if case.startswith("dropping") else tiny_model(case)
-    case = case.removeprefix("dropping ")
-    chain = chained(model, split=2, stages={"stage0": STILL})
+    chain = chained(model, split=split, stages={"stage0": STILL})
     prefix = find_prefix(chain, Gates(model), pad_token_id=0)
     assert isinstance(prefix, Prefix), prefix
-    inputs = inputs_of(case)
+    inputs = inputs_of(case.removeprefix("dropping "))
     lent = Lent(model, prefix, inputs)
     model.train()
     chain.conduct().begin(0, 1)
@@ -125,6 +133,7 @@ def test_the_rest_computes_from_kept_states_what_the_whole_computes(case: str) -
     assert gradient.keys() == lent_gradient.keys()
     for name, expected in gradient.items():
         torch.testing.assert_close(lent_gradient[name], expected, rtol=1e-4, atol=1e-6)
+    return prefix
 
 
 @pytest.mark.parametrize("case", SEES_PADDING)

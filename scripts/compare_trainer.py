@@ -30,7 +30,7 @@ def main() -> None:
     name, _, source = arguments.data.partition("=")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _write_splits(READERS[name](Path(source)), folder)
+        write_splits(READERS[name](Path(source)), folder)
         results: dict[str, list[dict[str, float]]] = {"Trainer": [], "chainft": []}
         for number, seed in enumerate(arguments.seeds):
             turns = [("Trainer", run_trainer), ("chainft", run_chainft)]
@@ -49,7 +49,7 @@ def run_trainer(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[
     command += ["--group-by-length"] if arguments.group_by_length else []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return {name: found[name] for name in ("score", "train_s", "whole_s")}
 
 
 def run_chainft(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[str, float]:
@@ -125,7 +125,7 @@ def _read_conll(path: Path) -> Rows:
     return [row for row in rows if row["tokens"]]
 
 
-def _write_splits(splits: dict[str, Rows], folder: Path) -> None:
+def write_splits(splits: dict[str, Rows], folder: Path) -> None:
     for name, rows in splits.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""What a user would otherwise write: fine-tuning with the Hugging Face Trainer, for `compare_trainer.py`.
+"""What a user would otherwise write: fine-tuning with the Hugging Face Trainer, for `compare_trainer.py` and
+`bench_prefix.py`.
 
 Reads JSON lines (`tokens` and `tags`, or `text` and `label`) so that both tools see the same examples, trains with
-the Trainer's ordinary settings and prints one JSON line: test score, seconds of training, seconds in all.
+the Trainer's ordinary settings and prints one JSON line: test score, seconds of training and of each epoch, seconds in all.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 STARTED = time.perf_counter()
 
@@ -27,6 +28,7 @@ def main() -> None:
         DataCollatorForTokenClassification,
         DataCollatorWithPadding,
         Trainer,
+        TrainerCallback,
         TrainingArguments,
         set_seed,
     )
@@ -41,6 +43,22 @@ def main() -> None:
     features = {name: [encode(row, tokenizer, ids) for row in rows] for name, rows in splits.items()}
     head = AutoModelForTokenClassification if tagging else AutoModelForSequenceClassification
     model = head.from_pretrained(arguments.model, num_labels=len(names), id2label=dict(enumerate(names)), label2id=ids)
+
+    if arguments.frozen_blocks is not None:
+        still = [model.base_model.embeddings, *model.base_model.encoder.layer[: arguments.frozen_blocks]]
+        for parameter in (parameter for module in still for parameter in module.parameters()):
+            parameter.requires_grad = False
+
+    class Epochs(TrainerCallback):
+        """Seconds of each epoch, without its evaluation."""
+
+        seconds: ClassVar[list[float]] = []
+
+        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.started)
 
     def entity_f1(prediction: Any) -> dict[str, float]:
         best = np.argmax(prediction.predictions, axis=-1)
@@ -80,13 +98,15 @@ def main() -> None:
             eval_dataset=features["validation"],
             data_collator=(DataCollatorForTokenClassification if tagging else DataCollatorWithPadding)(tokenizer),
             compute_metrics=entity_f1 if tagging else accuracy,
+            callbacks=[Epochs],
         )
         started = time.perf_counter()
         trainer.train()
         train_seconds = time.perf_counter() - started
         scores = trainer.evaluate(features["test"])
     whole = time.perf_counter() - STARTED
-    print(json.dumps({"score": scores["eval_score"], "train_s": train_seconds, "whole_s": whole}))
+    times = {"train_s": train_seconds, "whole_s": whole, "epoch_s": Epochs.seconds}
+    print(json.dumps({"score": scores["eval_score"], **times}))
 
 
 def _arguments() -> argparse.Namespace:
@@ -100,6 +120,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--group-by-length", action="store_true")
+    parser.add_argument("--frozen-blocks", type=int, help="freeze the embeddings and this many blocks")
     return parser.parse_args()
 
 

@@ -189,6 +189,7 @@ def _loaded(*words: str) -> tuple[int, set[str]]:
         (["train", "--help"], 0, {"hydra", "omegaconf", "yaml", "numpy", "rich"}),
         (["completion", "--words", "chainft train optimizer.l"], 0, {"hydra", "omegaconf", "yaml", "numpy", "rich"}),
         (["config", "show", "optimizer"], 0, {"hydra", "omegaconf", "yaml", "numpy", "rich"}),
+        (["cache", "ls", "--dir", "nowhere"], 0, {"hydra", "omegaconf", "yaml", "numpy", "rich"}),
         (["config", "show", "task"], 0, {"hydra", "omegaconf", "rich"}),
         (["train", "optimizer.lr=-1"], 2, {"rich"}),
         (["train", "task=ner", "optimizer.lr=-1"], 2, {"rich"}),

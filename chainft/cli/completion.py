@@ -90,6 +90,10 @@ def candidates(line: str) -> list[str]:
         return _matching([name.rstrip("=") for name in subjects], current)
     if verb == "check" and not before[1:]:
         return _matching(["data"], current)
+    if verb == "cache" and not before[1:]:
+        from chainft.cli.cache import ACTIONS
+
+        return _matching(ACTIONS, current)
     if verb == "completion":
         return _matching(SCRIPTS, current)
     if verb not in _WORDS_VERBS or (verb in _RUN_VERBS and not before[1:]):
@@ -156,14 +160,12 @@ def _choices(key: str) -> list[str]:
 
 def _flags(verb: str) -> list[str]:
     common = ["--help", "--errors"]
+    flags: tuple[Flag, ...] = ()
     if verb == "train":
-        from chainft.cli.train import FLAGS as TRAIN
-
-        return [
-            *common,
-            *(name for flag in TRAIN for name in flag.names if name.startswith("--") and name != "--help"),
-        ]
-    return common
+        from chainft.cli.train import FLAGS as flags
+    elif verb == "cache":
+        from chainft.cli.cache import FLAGS as flags
+    return [*common, *(name for flag in flags for name in flag.names if name.startswith("--") and name != "--help")]
 
 
 def _matching(words: Iterable[str], start: str) -> list[str]:

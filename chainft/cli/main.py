@@ -35,6 +35,7 @@ VERBS: Mapping[str, Verb] = {
     "join": Verb("chainft.cli.join", "serve runs with one frozen trunk as one model: chainft join NAME=RUN ..."),
     "check": Verb("chainft.cli.check", "look for mistakes before training: chainft check data|chain ..."),
     "plan": Verb("chainft.cli.plan", "foresee memory and work of each stage, without weights: chainft plan task=ner"),
+    "cache": Verb("chainft.cli.cache", "list or remove what is kept for later runs: chainft cache ls|clear"),
     "config": Verb("chainft.cli.config", "explain settings: chainft config show [GROUP|KEY]"),
     "doctor": Verb("chainft.cli.doctor", "show versions, devices, memory, weights, and what is missing"),
     "completion": Verb("chainft.cli.completion", "print the completion script for bash, zsh or fish"),

@@ -22,6 +22,7 @@ FREE = (
     "allow_change",
     "allow_data_change",
     "checkpoint",
+    "cache.max_gib",
     "data.cache_dir",
     "evaluation.batch_size",
     "evaluation.patience",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from chainft.config import kinds
+from chainft.config.cache_rules import CACHE_RULES
 from chainft.config.joint import JointConfig, JointDataConfig, data_parts
 from chainft.config.link_rules import LINK_RULES
 from chainft.config.no_effect import no_effect
@@ -306,4 +307,5 @@ RULES: tuple[Rule, ...] = (
     report_settings_have_a_report,
     *STAGE_RULES,
     *LINK_RULES,
+    *CACHE_RULES,
 )

@@ -78,7 +78,7 @@ class DataConfig:
     unseen_labels: Literal["error", "allow"] = "error"
     """What a label does that only validation or test has: stop, or join the label set though never learned."""
     cache_dir: str | None = None
-    """Folder of the tokenised store; default `$CHAINFT_CACHE`, else `~/.cache/chainft`."""
+    """Folder of the tokenised store and the prefix cache; default `$CHAINFT_CACHE`, else `~/.cache/chainft`."""
 
 
 DEFAULT_MODELS: Mapping[str, str] = {"generate": "smollm2"}
@@ -150,6 +150,9 @@ class TrainConfig:
     """Most examples in one forward pass; default `batch_size`. Changes speed and memory, not the result."""
     micro_batch_tokens: Count | None = None
     """Most tokens, padding included, in one forward pass; changes speed and memory, not the result."""
+    padding_free: Literal["auto"] | bool = "auto"
+    """Run the texts of a batch end to end instead of padded to the longest; the result is the same up to rounding and
+    the draws of dropout. auto: on the CPU, where the model's attention allows it."""
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient to this norm; null: do not clip."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -195,6 +198,19 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """The prefix cache: outputs of frozen leading stages, computed once and kept on disk (in `data.cache_dir`)."""
+
+    prefix: Literal["auto"] | bool = "auto"
+    """auto: where it changes no number, training passes over the data more than once (or the outputs are there
+    already), and the disk has room; true: required, the run is refused where it cannot be; false: never."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type in which they are kept. float32 is exact; 16 bits take half the room and round."""
+    max_gib: Positive = 20.0
+    """Most GiB on disk for the outputs of one run."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackerConfig:
     """Where metrics go besides the run folder."""
 
@@ -227,6 +243,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     seed: Seed = 42

@@ -147,7 +147,7 @@ def sixteen_bits_are_for_frozen_stages(config: RunConfig) -> Iterator[Problem]:
 
 def not_all_stages_are_frozen(config: RunConfig) -> Iterator[Problem]:
     chain = config.chain
-    names = _names(chain)
+    names = stage_names(chain)
     stages = [chain.stages.get(name, StageConfig()) for name in names]
     if stages and all(stage.frozen is True and stage.unfreeze_at is None for stage in stages):
         for name in names:
@@ -156,7 +156,7 @@ def not_all_stages_are_frozen(config: RunConfig) -> Iterator[Problem]:
 
 def a_split_has_the_stages(config: RunConfig) -> Iterator[Problem]:
     chain = config.chain
-    names = _names(chain)
+    names = stage_names(chain)
     for name in chain.stages if chain.split is not None and names else ():
         if name not in names:
             message = f"chain.split makes the stages {', '.join(names)}; there is no {name!r}"
@@ -169,7 +169,7 @@ def sharing_names_another_stage(config: RunConfig) -> Iterator[Problem]:
         if stage.share is None:
             continue
         key, other = f"chain.stages.{name}.share.with", stage.share.with_
-        known = dict.fromkeys([*stages, *_names(config.chain)])
+        known = dict.fromkeys([*stages, *stage_names(config.chain)])
         if other == name:
             yield Problem("contradiction", f"stage {name!r} cannot share with itself", key=key, help=_REPEAT)
         elif other not in known:
@@ -209,14 +209,14 @@ def _chain_of_shares(name: str, stages: Mapping[str, StageConfig]) -> bool:
 
 def _is_leading(chain: ChainConfig, name: str) -> bool:
     """Whether all stages before this one are frozen too."""
-    names = _names(chain)
+    names = stage_names(chain)
     if name not in names:  # How many stages `split: auto` makes is checked elsewhere.
         return False
     before = names[: names.index(name)]
     return all(stage in chain.stages and chain.stages[stage].frozen is True for stage in before)
 
 
-def _names(chain: ChainConfig) -> tuple[str, ...]:
+def stage_names(chain: ChainConfig) -> tuple[str, ...]:
     """The stages in their order; of a cut the ones that it will make."""
     if chain.split is None:
         return chain.order

@@ -128,6 +128,23 @@ def micro_batches(
     return groups[::-1]
 
 
+def packed_batches(lengths: Sequence[int], *, max_rows: int, max_tokens: int | None = None) -> list[list[int]]:
+    """Cut one global batch into micro-batches that run without padding, as few as the limits allow, by length.
+
+    >>> packed_batches([5, 60, 6, 50], max_rows=4, max_tokens=64)
+    [[0, 2, 3], [1]]
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for position in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
+        tokens += lengths[position]
+        if not groups or len(groups[-1]) == max_rows or (max_tokens is not None and tokens > max_tokens):
+            groups.append([])
+            tokens = lengths[position]
+        groups[-1].append(position)
+    return groups
+
+
 def by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches for evaluation: features sorted by length, longest first so that memory peaks at once."""
     order = np.argsort(-lengths, kind="stable")

@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import socket
-import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,11 +25,6 @@ logger = logging.getLogger(__name__)
 META = "meta.json"
 _BLOCK = 1 << 16
 """Entries that are written at once."""
-
-
-def temporary_name(folder: Path) -> Path:
-    """A name beside `folder` that tells who writes there, so that `remove_orphans` can."""
-    return folder.with_name(f".{folder.name}.tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
 class Writer:
@@ -96,7 +90,7 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
         json.dump(meta, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
 def publish(temporary: Path, folder: Path) -> None:
@@ -108,7 +102,7 @@ def publish(temporary: Path, folder: Path) -> None:
             return
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
 
 
 def remove_orphans(root: Path) -> None:
@@ -129,7 +123,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -162,6 +156,15 @@ def _is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
         return False
     with path.open("rb") as stream:
         return bool(hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"])
+
+
+def mark_used(folder: Path) -> None:
+    """Let `chainft cache` know that the entry was used now: the time of its `meta.json`."""
+    try:
+        (folder / META).touch()
+    except OSError as error:  # Of a cache that may only be read.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def size_of(folder: Path) -> int:

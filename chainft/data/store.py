@@ -12,10 +12,9 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,8 @@ import numpy as np
 
 from chainft import __version__
 from chainft.config.parse import dump
-from chainft.data.entry import Starts, Writer, publish, read_whole, remove_orphans, size_of, temporary_name, write_meta
+from chainft.data.cache import default_cache_dir, temporary_name
+from chainft.data.entry import Starts, Writer, mark_used, publish, read_whole, remove_orphans, size_of, write_meta
 from chainft.data.example import Example
 from chainft.data.load import content_of
 from chainft.errors import StorageError
@@ -48,6 +48,7 @@ class FeatureStore:
         self.first_of = self._map("first_of.starts", np.int64)
         """(num_examples + 1,): the features of example i are `first_of[i]` up to `first_of[i + 1]`."""
         self._values = {name: self._map(f"{name}.values", np.dtype(kind)) for name, kind in meta["columns"].items()}
+        self._files: Mapping[str, Mapping[str, Any]] = meta["files"]
         self._starts = {name: self._map(f"{name}.starts", np.int64) for name in meta["columns"]}
 
     def __len__(self) -> int:
@@ -71,6 +72,11 @@ class FeatureStore:
     def example_of(self) -> np.ndarray:
         """(num_features,) the example of each feature."""
         return np.repeat(np.arange(len(self.first_of) - 1), np.diff(self.first_of))
+
+    def digest(self, columns: Collection[str]) -> str:
+        """Digest of the content of those of `columns` that are there, in the order of the features."""
+        files = [f"{name}.{part}" for name in sorted(columns) if name in self._values for part in ("values", "starts")]
+        return hashlib.sha256(json.dumps([[file, self._files[file]["sha256"]] for file in files]).encode()).hexdigest()
 
     def _map(self, name: str, dtype: Any) -> np.ndarray:
         path = self.folder / name
@@ -97,6 +103,7 @@ def open_store(
     folder = root / _key(examples, task)
     if (meta := read_whole(folder)) is not None:
         logger.info("%s: tokenised features found (%s)", split, folder.name[:12])
+        mark_used(folder)
         return FeatureStore(folder, meta)
     temporary = temporary_name(folder)
     try:
@@ -115,12 +122,6 @@ def open_store(
             f"the tokenised features in {str(folder)!r} are damaged right after writing", slug="cache-damaged"
         )
     return FeatureStore(folder, meta)
-
-
-def default_cache_dir() -> Path:
-    """`$CHAINFT_CACHE`, else `~/.cache/chainft`."""
-    configured = os.environ.get("CHAINFT_CACHE")
-    return Path(configured) if configured else Path.home() / ".cache" / "chainft"
 
 
 def _key(examples: Sequence[Example], task: Task) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from chainft.data.batching import by_length, feature_lengths
+from chainft.data.batching import Batch, by_length, feature_lengths
 from chainft.data.example import Example
 from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
@@ -63,6 +63,8 @@ class Engine:
     """Features that are sorted by length together; default: enough to leave little padding."""
     losses: dict[str, LossSum] = field(default_factory=lambda: defaultdict(LossSum))
     """By task where there are several, else under ""."""
+    lend: Callable[[Batch], AbstractContextManager[None]] = lambda batch: nullcontext()
+    """Around each forward pass: lends the features of one store what is kept of frozen stages."""
 
     def predict_store(
         self, examples: Sequence[Example], store: FeatureStore, *, progress: Callable[[int, int], None] | None = None
@@ -74,7 +76,7 @@ class Engine:
                 [store[row] for row in range(store.first_of[index], store.first_of[index + 1])]
                 for index in range(first, last)
             ]
-            yield from self._stretch(examples[first:last], windows, first)
+            yield from self._stretch(examples[first:last], windows, first, first_feature=int(store.first_of[first]))
             first = last
             if progress:
                 progress(last, len(examples))
@@ -95,23 +97,24 @@ class Engine:
         return self.stretch or self.batch_size * BATCHES_A_STRETCH
 
     def _stretch(
-        self, examples: Sequence[Example], windows: Sequence[Sequence[Arrays]], first: int
+        self, examples: Sequence[Example], windows: Sequence[Sequence[Arrays]], first: int, *, first_feature: int = 0
     ) -> Iterator[Predicted]:
-        """Predict a stretch of examples, the first of which has number `first`."""
+        """Predict a stretch of examples, the first of which has number `first`, and its feature `first_feature`."""
         rows = [window for several in windows for window in several]
-        raw = self._run(rows) if rows else []
+        raw = self._run(rows, first_feature) if rows else []
         position = 0
         for offset, (example, several) in enumerate(zip(examples, windows, strict=True)):
             mine = raw[position : position + len(several)]
             position += len(several)
             yield Predicted(first + offset, example, self.task.decode(example, several, mine))
 
-    def _run(self, rows: Sequence[Arrays]) -> list[object]:
+    def _run(self, rows: Sequence[Arrays], first_feature: int) -> list[object]:
         """The raw result of each feature, in the order of `rows`."""
         results: list[object] = [None] * len(rows)
         for chosen in by_length(feature_lengths(rows), self.batch_size):
             self.poll()
-            for row, result in zip(chosen, self._run_batch([rows[i] for i in chosen], chosen), strict=True):
+            raw = self._run_batch([rows[i] for i in chosen], first_feature + chosen)
+            for row, result in zip(chosen, raw, strict=True):
                 results[row] = result
         return results
 
@@ -137,7 +140,7 @@ class Engine:
         was_training = self.model.training
         self.model.train(False)
         try:
-            with torch.inference_mode(), self.autocast():
+            with torch.inference_mode(), self.autocast(), self.lend(batch):
                 result = self.task.infer(self.model, batch)
         finally:
             self.model.train(was_training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from chainft.report.words import duration, number, plural, short
+from chainft.report.words import duration, number, plural, short, size
 
 _MOST_LABELS = 12
 
@@ -15,6 +15,8 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "model", _model_line(plan["model"])
     for stage in plan.get("stages") or ():
         yield f"  {stage['name']}", stage_line(stage)
+    if plan.get("prefix_cache"):
+        yield "cache", _cache_line(plan["prefix_cache"])
     data = plan["data"]
     splits = [f"{name} {_split_words(data[name])}" for name in ("train", "validation", "test") if name in data]
     yield "data", " · ".join(splits)
@@ -47,6 +49,18 @@ def stage_line(stage: Mapping[str, Any]) -> str:
     shares = f", shares with {', '.join(stage['shared_with'])}" if stage["shared_with"] else ""
     origin = f", weights {stage['weights_from']}" if "weights_from" in stage else ""
     return f"{stage['blocks']}: {total:,} parameters, {trained}{after}{shares}{origin}"
+
+
+def _cache_line(cache: Mapping[str, Any]) -> str:
+    """What is kept of frozen stages, or why nothing is."""
+    if not cache["used"]:
+        remedy = f" ({cache['remedy']})" if cache["remedy"] else ""
+        return f"outputs of frozen stages are not kept: {cache['because']}{remedy}"
+    computed = size(cache["computed_bytes"])
+    new = (
+        "found there" if not cache["computed_bytes"] else f"{computed} of it new, in {duration(cache['opened_in_s'])}"
+    )
+    return f"{cache['blocks']} computed once, outputs on disk: {size(cache['bytes'])} of {cache['dtype']}, {new}"
 
 
 def _split_words(split: Mapping[str, Any]) -> str:

@@ -194,7 +194,9 @@ class PhaseProgress:
     def _facts(self, now: float) -> list[str]:
         done, total = self._reached
         spent = now - self._started
-        return [f"left {duration(spent / done * (total - done))}"] if done and spent > 0 and done < total else []
+        if not done or spent <= 0 or done >= total:
+            return []
+        return [f"left {duration(spent / done * (total - done))}", f"{_rate(done / spent)}/s"]
 
     def _end(self) -> None:
         if self._bar:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from chainft.stages.gates import Gates, Payload, RandomState, without_cache
+from chainft.stages.gates import Gates, Payload, without_cache
+from chainft.stages.random_state import RandomState
 from chainft.stages.spans import Span
 from chainft.stages.trunk import logits_of
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from chainft.stages.compare import Differences, Gradients, Loss, Pass, differences
-from chainft.stages.gates import RandomState
 from chainft.stages.links import LinkedModel
+from chainft.stages.random_state import RandomState
 
 Hidden = dict[str, Tensor]
 """Stage -> the last hidden states (batch, length, width) of its body."""

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from chainft.errors import ModelError
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.families import check_family, with_bias
+from chainft.stages.random_state import RandomState
 from chainft.stages.spans import Span
 
 
@@ -58,6 +59,7 @@ class Gates:
             for number in range(len(self.blocks.stacks))
         ]
         self._call: _Call | None = None
+        self._without_cache = without_cache(model)
         self._forms = self._probe()
 
     def run(self, span: Span, payload: Payload | None, inputs: Mapping[str, Tensor]) -> Any:
@@ -66,22 +68,45 @@ class Gates:
         `payload` is None exactly where the span begins with the embeddings; `inputs` are the batch of the whole model.
         Raises ModelError for a model in training that drops whole blocks at random.
         """
-        check_layerdrop(self.model)
-        call = _Call(span, self.blocks, payload, self._forms)
-        if self.model.training:
-            call.random = RandomState.now(self.model.device)
-        arguments: dict[str, Any] = {**inputs, **without_cache(self.model)}
-        if call.seam is not None and payload is not None and payload.encoder is not None:
-            arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=payload.encoder)
-            call.encoder = payload.encoder
+        call, arguments = self._begin(span, payload)
         with self._gated(call):
             try:
-                output = self.model(**arguments)
+                output = self.model(**{**inputs, **arguments})
             except _Left as left:
                 return left.payload
         if not span.head:
             raise RuntimeError(f"{type(self.model).__name__} did not come to the end of {span}")
         return output
+
+    @contextmanager
+    def beginning_with(self, span: Span, payload: Payload) -> Iterator[None]:
+        """Within the context one call of the model's own forward pass, by whomever, is that of `span` on `payload`.
+
+        The span ends with the head. Raises ModelError as `run` does.
+        """
+        call, arguments = self._begin(span, payload)
+
+        def add(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, {**kwargs, **arguments}
+
+        handle = self.model.register_forward_pre_hook(add, with_kwargs=True)
+        try:
+            with self._gated(call):
+                yield
+        finally:
+            handle.remove()
+
+    def _begin(self, span: Span, payload: Payload | None) -> tuple[_Call, dict[str, Any]]:
+        """The state of a call, and the arguments that the model gets beside its inputs."""
+        check_layerdrop(self.model)
+        call = _Call(span, self.blocks, payload, self._forms)
+        if self.model.training:
+            call.random = RandomState.now(self.model.device)
+        arguments: dict[str, Any] = {**self._without_cache}
+        if call.seam is not None and payload is not None and payload.encoder is not None:
+            arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=payload.encoder)
+            call.encoder = payload.encoder
+        return call, arguments
 
     @contextmanager
     def _gated(self, call: _Call) -> Iterator[None]:
@@ -151,25 +176,6 @@ def probe_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 5 if last is None else last]], device=model.device) % size
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return inputs | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """Where the random numbers of the CPU and of a GPU stand."""
-
-    cpu: Tensor
-    device: torch.device
-    gpu: Tensor | None
-
-    @classmethod
-    def now(cls, device: torch.device) -> RandomState:
-        gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return cls(torch.get_rng_state(), device, gpu)
-
-    def restore(self) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.gpu is not None:
-            torch.cuda.set_rng_state(self.gpu, self.device)
 
 
 class _Left(Exception):

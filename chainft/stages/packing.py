@@ -9,7 +9,7 @@ of the longest, H heads, W width of a head, D width, n rows of a group, l tokens
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from chainft.data.batching import micro_batches
 from chainft.errors import ChainftError
-from chainft.stages.gates import Gates, Payload
+from chainft.stages.gates import Gates, Payload, probe_inputs
+from chainft.stages.prologue import Idle, find_idle
 from chainft.stages.spans import Span
 
 NAME = "chainft_rows"
@@ -122,7 +123,9 @@ def attend_within_rows(
 
     Raises ValueError for kinds of attention that it does not know: another mask, soft caps, sinks.
     """
-    if attention_mask is not None or any(others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
+    if attention_mask is not None or any(
+        others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")
+    ):
         raise ValueError("attention with more than query, key and value")
     layout = _LAYOUT.get()
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
@@ -157,6 +160,16 @@ class Packing:
         self.longest: int | None = None
         """Rows must be shorter than this: the least window of attention."""
         self._num_blocks = gates.blocks.num_blocks
+        self._head = Span(self._num_blocks, self._num_blocks, embeddings=False, head=True)
+
+    @cached_property
+    def _idle(self) -> Sequence[Idle]:
+        """What the model computes for nothing before blocks that are given what comes from elsewhere."""
+        inputs = probe_inputs(self.gates.model)
+        before = Span(0, self._num_blocks, embeddings=True, head=False)
+        with _evaluating(self.gates.model):
+            payload = self.gates.run(before, None, inputs)
+        return find_idle(self.gates, self._head, payload)
 
     def takes(self, lengths: np.ndarray) -> bool:
         """Whether rows of these lengths can run so."""
@@ -170,9 +183,14 @@ class Packing:
         `states` (B, L, D): what goes into block `start`; None: the embeddings.
         """
         layout = Layout(lengths, self.gates.model.device)
-        hidden = layout.unpack(self.hidden(inputs, layout, states=states, start=start))
-        rest = Span(self._num_blocks, self._num_blocks, embeddings=False, head=True)
-        return self.gates.run(rest, Payload(hidden), inputs)
+        with ExitStack() as stack:
+            for one in self._idle if states is not None else ():
+                stack.enter_context(one.left_out())
+            hidden = layout.unpack(self.hidden(inputs, layout, states=states, start=start))
+        with ExitStack() as stack:
+            for one in self._idle:
+                stack.enter_context(one.left_out())
+            return self.gates.run(self._head, Payload(hidden), inputs)
 
     def hidden(
         self, inputs: Mapping[str, Any], layout: Layout, *, states: Tensor | None = None, start: int = 0

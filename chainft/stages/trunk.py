@@ -56,13 +56,19 @@ class JointModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         parts: Parts | None = None,
     ) -> dict[str, ModelOutput]:
         """Head -> its model's output for its rows; without `parts`, every head answers for all rows.
 
         Inputs are (B, L). Texts are padded on the right, so that rows may be cut to their own longest.
         """
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+        }
         inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
         if parts is None:
             rows = torch.arange(len(input_ids), device=input_ids.device)

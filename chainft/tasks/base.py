@@ -258,6 +258,11 @@ class Task(ABC):
     def raw(self, output: Any, batch: Batch) -> Sequence[Any]:
         """One small raw result (numpy on CPU) a feature, from the model's output."""
 
+    @property
+    def evaluates_by_forward(self) -> bool:
+        """Whether evaluation is one forward pass of the batch, as training is: kept outputs of frozen stages serve."""
+        return type(self).infer is Task.infer
+
     def infer(self, model: PreTrainedModel, batch: Batch) -> BatchResult:
         """One evaluation pass; called in inference mode. A task that generates overrides it."""
         return self.result(model(**self.arguments(batch)), batch)

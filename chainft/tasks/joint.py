@@ -162,9 +162,13 @@ class Joint(Task):
 
     # Prediction ---------------------------------------------------------------------------------
 
+    @property
+    def evaluates_by_forward(self) -> bool:
+        return all(task.evaluates_by_forward for task in self.tasks.values())
+
     def infer(self, model: PreTrainedModel, batch: Batch) -> BatchResult:
         """One pass of the trunk for all heads; tasks that infer in their own way run theirs on their head."""
-        plain = [name for name in batch.shares if type(self.tasks[name]).infer is Task.infer]
+        plain = [name for name in batch.shares if self.tasks[name].evaluates_by_forward]
         results: dict[str, BatchResult] = {}
         if plain:
             parts = {name: batch.shares[name] for name in plain}

@@ -32,9 +32,11 @@ from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.environment import environment_facts
 from chainft.train.finish import WorstMistakes, score_and_write, scores_to_json, write_artefacts
 from chainft.train.fit import Fit, FitState
+from chainft.train.forward import Forward, find_packing
 from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
 from chainft.train.plan import make_plan
+from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.recorder import Recorder
 from chainft.train.signals import StopRequest
@@ -87,6 +89,7 @@ class Session:
         self.config = composed.config
         self.folder = folder
         self.stop = stop
+        self.prefix = PrefixCache()
 
     def run(self) -> dict[str, Any]:
         """All phases; returns the results."""
@@ -144,6 +147,7 @@ class Session:
             conduct=prepared.chain.conduct(),
             order=order_of(prepared),
             tables=tables,
+            forward=Forward(model, prepared.task, find_packing(model, self.config, prepared.chain)),
         )
         checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
         found = checkpoints.latest() if self.config.resume else None
@@ -173,7 +177,8 @@ class Session:
         if found:
             fit.restore(found)
             logger.info("going on from %s", found.path.name)
-        else:
+        self._open_prefix(prepared, fit, found)
+        if not found:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
 
@@ -185,6 +190,17 @@ class Session:
         return word_tables(
             prepared.loaded.model, prepared.chain, self.config.optimizer, [store.column("input_ids"), pad]
         )
+
+    def _open_prefix(self, prepared: Prepared, fit: Fit, found: Checkpoint | None) -> None:
+        """Give the learner what is kept of frozen stages, for the weights with which the training goes on."""
+        before = found.facts.get("prefix_cache") if found else None
+        accelerator, poll = fit.learner.accelerator, self.stop.check
+        with PhaseProgress() as phase:
+            self.prefix = open_prefix(
+                self.config, prepared, accelerator, before=before, progress=phase.update, poll=poll
+            )
+        fit.learner.forward.lender = self.prefix.lenders.get("train")
+        fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
 
     def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
         before, now = found.facts.get("labels"), list(prepared.task.labels.names)
@@ -209,22 +225,24 @@ class Session:
 
     def _write_plan(self, prepared: Prepared, fit: Fit) -> None:
         plan = make_plan(self.config, prepared, fit.learner, run=self.folder.path, from_step=fit.state.step)
+        plan["prefix_cache"] = self.prefix.facts
         write_json(self.folder.plan, plan)
         print_plan(plan)
         if self.config.tracker.name != "none":
             fit.learner.accelerator.init_trackers(self.config.tracker.project, config=_flat(self.composed.unresolved))
 
-    def _engine(self, prepared: Prepared, accelerator: Accelerator) -> Engine:
+    def _engine(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Engine:
         return Engine(
             prepared.loaded.model,
             prepared.task,
             self.config.evaluation.batch_size,
             autocast=accelerator.autocast,
             poll=self.stop.check,
+            lend=self.prefix.lend(split),
         )
 
     def _score(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Scores:
-        engine = self._engine(prepared, accelerator)
+        engine = self._engine(prepared, accelerator, split)
         with PhaseProgress() as phase:
             predicted = engine.predict_store(
                 prepared.splits.examples[split],
@@ -256,13 +274,13 @@ class Session:
         shown: Split = "test" if "test" in prepared.stores else "validation"
         for split in ("validation", "test"):
             if split in prepared.stores:
-                engine = self._engine(prepared, fit.learner.accelerator)
+                engine = self._engine(prepared, fit.learner.accelerator, split)
                 wanted = worst if split == shown else None
                 scores[split] = scores_to_json(
                     score_and_write(engine, prepared, split, folder=self.folder, worst=wanted)
                 )
         results = self._results(fit, best, scores)
-        engine = self._engine(prepared, fit.learner.accelerator)
+        engine = self._engine(prepared, fit.learner.accelerator, shown)
         write_artefacts(
             self.folder, engine, prepared.chain, results, worst.sorted(), report=self.config.report.enabled
         )

@@ -29,6 +29,8 @@ from chainft.cli.main import main
         ("chainft config s", ["show"]),
         ("chainft config show optimizer.l", ["optimizer.lr"]),
         ("chainft completion z", ["zsh"]),
+        ("chainft cache c", ["clear"]),
+        ("chainft cache ls --old", ["--older-than"]),
         ("chainft check d", ["data"]),
         ("chainft predict runs/", []),
         ("chainft train nothing.like.this", []),

@@ -163,8 +163,8 @@ def test_phase_tells_now_and_then_and_at_its_end():
         phase.update("tokenise test", 5, 5)
     lines = [line.split(" ", 2)[2] for line in shown(console).splitlines()]
     assert lines == [
-        "tokenise train 1,000/3,000 left 20 s",
-        "tokenise train 2,000/3,000 left 10 s",
+        "tokenise train 1,000/3,000 left 20 s 100/s",
+        "tokenise train 2,000/3,000 left 10 s 100/s",
         "tokenise train 3,000/3,000 in 30 s",
     ], "phases of less than a second are not told"
 

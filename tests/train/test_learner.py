@@ -98,7 +98,7 @@ def decoder_learner(folder: Path) -> Learner:
 
 def test_a_decoder_keeps_no_keys_and_values_in_training_and_computes_the_same(tiny_decoder: Path) -> None:
     ours, caching = decoder_learner(tiny_decoder), decoder_learner(tiny_decoder)
-    caching._no_cache = {}
+    caching.forward._no_cache = {}
     caches: dict[Learner, list[Any]] = {ours: [], caching: []}
     for one, kept in caches.items():
         one.plain_model.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output.past_key_values))
@@ -153,7 +153,7 @@ def test_a_step_depends_on_nothing_but_the_state_before_it() -> None:
 
 def test_each_micro_batch_draws_its_own_dropout() -> None:
     def drawn(step: int, number: int) -> Tensor:
-        seed_step(1, step, number)
+        seed_step(1, step, number, device=torch.device("cpu"))
         return torch.rand(4)
 
     assert torch.equal(drawn(0, 0), drawn(0, 0))

@@ -1,0 +1,154 @@
+"""The prefix cache of a run: decides whether it is used, has missing outputs computed, and lends them to batches.
+
+What the frozen beginning of the model puts out for a row is computed once, before the first step, and read from disk
+in every epoch, evaluation, run and trial. Backward never enters it. `prefix_plan` decides, this file computes and lends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import Tensor
+
+from chainft.config.run import RunConfig
+from chainft.data.batching import Batch
+from chainft.data.example import Split
+from chainft.data.prefix_store import PrefixStore
+from chainft.data.store import FeatureStore
+from chainft.errors import MemoryError_
+from chainft.models.device import is_out_of_memory
+from chainft.stages.gates import Gates, Payload, probe_inputs
+from chainft.stages.prefix import Prefix, prefix_states
+from chainft.stages.prologue import find_idle
+from chainft.tasks.base import Task
+from chainft.train.faults import fault_point
+from chainft.train.prefix_plan import PrefixPlan, plan_prefix
+from chainft.train.prepare import Prepared, Progress
+
+Lend = Callable[[Batch], AbstractContextManager[None]]
+"""Within the context, the model's forward pass of the batch begins where the prefix ends."""
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """What is kept of frozen stages for the splits of a run; nothing by default."""
+
+    lenders: Mapping[Split, Lender] = field(default_factory=dict)
+    facts: Mapping[str, Any] | None = None
+    """What the plan says of it; None for a chain without frozen beginning."""
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self.lenders)
+
+    def lend(self, split: Split) -> Lend:
+        """What gives batches of a split their states; gives nothing for a split that is not kept."""
+        lender: Lend | None = self.lenders.get(split)
+        return lender or (lambda batch: nullcontext())
+
+
+def open_prefix(
+    config: RunConfig,
+    prepared: Prepared,
+    accelerator: Accelerator,
+    *,
+    before: bool | None,
+    progress: Progress,
+    poll: Callable[[], None],
+) -> PrefixCache:
+    """The cache of a run, whose model has the weights that it goes on with; computes what is missing.
+
+    `before`: whether the run that goes on used it. Raises as `plan_prefix` does, and StorageError.
+    """
+    plan = plan_prefix(config, prepared, accelerator, before=before)
+    if not isinstance(plan, PrefixPlan):
+        return PrefixCache(facts=None if plan is None else plan.facts())
+    started = time.perf_counter()
+    lenders: dict[Split, Lender] = {}
+    for split, entry in plan.entries.items():
+        compute = _Compute(plan.gates, plan.prefix, prepared.task, prepared.stores[split], accelerator)
+        store = entry.open(compute, tell=_polled(progress, poll, f"frozen stages of {split}, tokens"))
+        lenders[split] = Lender(plan.gates, plan.prefix, store)
+    return PrefixCache(lenders, {**plan.facts(), "opened_in_s": round(time.perf_counter() - started, 3)})
+
+
+class Lender:
+    """The states of one split's rows."""
+
+    def __init__(self, gates: Gates, prefix: Prefix, store: PrefixStore) -> None:
+        self.gates = gates
+        self.rest = prefix.rest
+        self.ends_encoder = len(gates.blocks.stacks) > 1 and prefix.span.stop == gates.blocks.stacks[0].size
+        self.store = store
+        probe = prefix_states(gates, prefix.span, probe_inputs(gates.model)).clone()
+        self.idle = find_idle(gates, self.rest, self._payload(probe))
+
+    @property
+    def start(self) -> int:
+        """The first block that is computed."""
+        return self.rest.start
+
+    def states(self, batch: Batch) -> Tensor:
+        """(B, L, D) what goes into it."""
+        return self.store.padded(batch.features).to(self.gates.model.device, non_blocking=True)
+
+    @contextmanager
+    def __call__(self, batch: Batch) -> Iterator[None]:
+        states = self.states(batch)
+        with ExitStack() as stack:
+            for one in self.idle:
+                stack.enter_context(one.left_out())
+            stack.enter_context(self.gates.beginning_with(self.rest, self._payload(states)))
+            yield
+
+    def _payload(self, states: Tensor) -> Payload:
+        return Payload(None, states) if self.ends_encoder else Payload(states)
+
+
+def _polled(progress: Progress, poll: Callable[[], None], name: str) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        poll()
+        progress(name, done, total)
+
+    return tell
+
+
+@dataclass(frozen=True)
+class _Compute:
+    """Runs rows of a split through the prefix."""
+
+    gates: Gates
+    prefix: Prefix
+    task: Task
+    store: FeatureStore
+    accelerator: Accelerator
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        """(tokens, D) states of the rows, end to end. Raises MemoryError_ where they do not fit."""
+        fault_point("prefix")
+        chosen = [int(row) for row in rows]
+        batch = self.task.collate([self.store[row] for row in chosen], chosen).to(self.gates.model.device)
+        try:
+            with self.accelerator.autocast():
+                states = prefix_states(self.gates, self.prefix.span, batch.inputs)  # (B, L, D)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError_(
+                f"out of memory computing frozen stages for {len(rows)} rows of {states_length(batch)} tokens",
+                slug="out-of-memory",
+                key="cache.prefix",
+                help="set cache.prefix=false, lower model.max_length or take a smaller model",
+            ) from error
+        return states[batch.inputs["attention_mask"].bool()].cpu()
+
+
+def states_length(batch: Batch) -> int:
+    """L, the padded length."""
+    return int(batch.inputs["input_ids"].shape[1])

@@ -24,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from chainft.data.batching import micro_batches
 from chainft.errors import ChainftError
 from chainft.stages.gates import Gates, Payload, probe_inputs
+from chainft.stages.modes import evaluating
 from chainft.stages.prologue import Idle, find_idle
 from chainft.stages.spans import Span
 
@@ -167,7 +168,7 @@ class Packing:
         """What the model computes for nothing before blocks that are given what comes from elsewhere."""
         inputs = probe_inputs(self.gates.model)
         before = Span(0, self._num_blocks, embeddings=True, head=False)
-        with _evaluating(self.gates.model):
+        with evaluating(self.gates.model), torch.no_grad():
             payload = self.gates.run(before, None, inputs)
         return find_idle(self.gates, self._head, payload)
 
@@ -261,7 +262,7 @@ def _padded_states(gates: Gates) -> Tensor:
     """(T, D) of the probe, padded, without the padding."""
     inputs, _ = _probe(gates.model)
     span = Span(0, gates.blocks.num_blocks, embeddings=True, head=False)
-    with _evaluating(gates.model):
+    with evaluating(gates.model), torch.no_grad():
         hidden = gates.run(span, None, inputs).hidden
     found: Tensor = hidden[:, : inputs["input_ids"].shape[1]][inputs["attention_mask"].bool()]
     return found
@@ -272,20 +273,9 @@ def _tried(packing: Packing) -> Tensor | None:
     inputs, lengths = _probe(packing.gates.model)
     layout = Layout(lengths, packing.gates.model.device)
     try:
-        with _evaluating(packing.gates.model):
+        with evaluating(packing.gates.model), torch.no_grad():
             hidden = layout.unpack(packing.hidden(inputs, layout))
         packing.longest = min(layout.windows, default=None)
     except (TypeError, ValueError, IndexError, RuntimeError, LookupError):
         return None  # No `position_ids`, another attention, positions beyond the table, ...
     return hidden[inputs["attention_mask"].bool()]
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.train(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

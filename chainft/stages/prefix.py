@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 from chainft.errors import ModelError
 from chainft.stages.chain import Chain
 from chainft.stages.gates import Gates, probe_inputs
+from chainft.stages.modes import evaluating
 from chainft.stages.owners import live
 from chainft.stages.parts import Part
 from chainft.stages.random_state import RandomState
@@ -139,20 +139,10 @@ def _sees_padding(gates: Gates, span: Span, pad_token_id: int) -> bool:
 
 def prefix_states(gates: Gates, span: Span, inputs: dict[str, Tensor]) -> Tensor:
     """(B, L, D) states at the end of a prefix, in evaluation mode."""
-    with torch.inference_mode(), _evaluating(gates.model):
+    with torch.inference_mode(), evaluating(gates.model):
         payload = gates.run(span, None, inputs)
     states: Tensor = payload.encoder if payload.hidden is None else payload.hidden
     return states
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.train(False)
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def prefix_digest(gates: Gates, prefix: Prefix) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from chainft.stages.gates import Gates, Payload, probe_inputs
+from chainft.stages.modes import evaluating
 from chainft.stages.spans import Span
 from chainft.stages.trunk import logits_of
 
@@ -94,13 +95,8 @@ def _comes_to_nothing(one: Idle, gates: Gates, span: Span, payload: Payload, exp
 def _states(gates: Gates, span: Span, payload: Payload) -> Tensor:
     """(1, L, D) at the end of the last block; where the head alone is left, its logits."""
     model = gates.model
-    was_training = model.training
-    model.train(False)
-    try:
-        with torch.no_grad():
-            output = gates.run(span, payload, probe_inputs(model))
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        output = gates.run(span, payload, probe_inputs(model))
     if not isinstance(output, Payload):
         return torch.cat([logits.flatten() for logits in logits_of(output)])
     assert output.hidden is not None

@@ -77,6 +77,15 @@ def test_the_model_is_as_before_afterwards() -> None:
     assert torch.equal(model(**inputs).logits, tiny_model("bert:tokens")(**inputs).logits)
 
 
+def test_stages_in_evaluation_mode_stay_in_it() -> None:
+    model = tiny_model("bert:tokens").train()
+    packing = packing_of(model)
+    assert packing is not None
+    model.base_model.train(False)
+    packing.run(batch(model), LENGTHS)
+    assert model.training and not any(module.training for module in model.base_model.modules())
+
+
 def test_blocks_may_begin_with_states_from_elsewhere() -> None:
     model = tiny_model("bert:tokens")
     packing, inputs = packing_of(model), batch(model)

@@ -6,6 +6,7 @@ here on, and needs its key in `allow_change`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,6 +35,8 @@ FREE = (
 REFUSED = ("task", "model", "chain", "seed", "train.batch_size", "optimizer.name", "optimizer.options")
 EVALUATED = ("data", "task", "evaluation.batch_size", "train.device")
 """What `chainft evaluate` reads; every other setting would be ignored."""
+_NOT_EVALUATED = re.compile(r"task\.(tasks\.\w+\.)?name|task\.(sampling|temperature)")
+"""Settings among these that are for training alone: another kind of task, and what is drawn how often."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def check_evaluated(old: RunConfig, new: RunConfig) -> None:
             help=f"'chainft evaluate' reads {', '.join(EVALUATED)}; to train with it, start a new run",
         )
         for change in changes(old, new)
-        if not _under(change.key, EVALUATED) or change.key == "task.name"
+        if not _under(change.key, EVALUATED) or _NOT_EVALUATED.fullmatch(change.key)
     ]
     if problems:
         raise ConfigError.of(problems)

@@ -32,7 +32,7 @@ def shares(sizes: Sequence[int], config: JointConfig) -> list[int]:
     """How many examples of an epoch are of each task; together as many as there are."""
     total, powers = sum(sizes), {"proportional": 1.0, "round_robin": 0.0}
     power = powers.get(config.sampling, 1 / (config.temperature or DEFAULT_TEMPERATURE))
-    weights = np.array(sizes, dtype=np.float64) ** power
+    weights = (np.array(sizes) / max(sizes)) ** power  # At most 1, whatever the temperature.
     exact = weights / weights.sum() * total
     counts = np.floor(exact).astype(int)
     counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1

@@ -180,7 +180,8 @@ def _new_task(state: Mapping[str, Any], config: TaskConfig | None) -> Task:
 
 def _is_list_of_names(value: object) -> bool:
     """Names of folders, which may not lead out of the model's."""
-    return isinstance(value, list) and all(isinstance(one, str) and one.isidentifier() for one in value)
+    is_list = isinstance(value, list) and len(value) > 0
+    return is_list and all(isinstance(one, str) and one.isidentifier() for one in value)
 
 
 def _is_map_of_words(value: object) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from chainft.config.joint import JointConfig
+from chainft.config.joint import RESERVED, JointConfig
 from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.data.joint import inner, named, of_task
@@ -294,9 +294,11 @@ def _tasks(config: JointConfig) -> dict[str, Task]:
         )
     made: dict[str, Task] = {}
     for name, one in config.tasks.items():
-        if isinstance(one, JointConfig) or not name.isidentifier():
-            message = f"no task can be named {name!r}" if not name.isidentifier() else f"task {name!r} is joint itself"
-            help = "letters, digits and _ make a name" if not name.isidentifier() else "name its tasks one by one"
+        is_name = name.isidentifier() and not name.startswith("_") and name not in RESERVED
+        if isinstance(one, JointConfig) or not is_name:
+            message = f"task {name!r} is joint itself" if is_name else f"no task can be named {name!r}"
+            help = "name its tasks one by one" if is_name else "letters, digits and _ make a name"
+            help = f"such as {name}_task: torch needs this name itself" if name in RESERVED else help
             raise ConfigError(message, slug="bad-name", key="task.tasks", help=help)
         with named(name):
             made[name] = find("task", one.name, key="task.name")(one)

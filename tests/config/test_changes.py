@@ -44,6 +44,21 @@ def test_what_evaluating_would_ignore_is_refused(word: str) -> None:
         check_evaluated(compose(OLD).config, compose([*OLD, word]).config)
 
 
+JOINT = [
+    "task=joint",
+    "task.tasks={a: {name: ner}, b: {name: ner}}",
+    "data=joint",
+    "data.tasks={a: {train: a.conll}, b: {train: b.conll}}",
+]
+
+
+@pytest.mark.parametrize("word", ["task.tasks.a.name=classify", "task.sampling=round_robin"])
+def test_what_evaluating_several_tasks_would_ignore_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"{word.partition('=')[0]} = .* has no effect"):
+        check_evaluated(compose(JOINT).config, compose([*JOINT, word]).config)
+    check_evaluated(compose(JOINT).config, compose([*JOINT, "task.weights.a=2"]).config)
+
+
 @pytest.mark.parametrize(
     "word", ["data.test=b.toy", "task.scheme=iob2", "evaluation.batch_size=3", "train.device=cpu"]
 )

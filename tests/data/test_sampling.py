@@ -26,6 +26,7 @@ def test_temperature_evens_out_by_the_root_of_the_sizes() -> None:
     assert shares([900, 100], config("temperature")) == [750, 250]
     assert shares([900, 100], config("temperature", 1)) == [900, 100]
     assert shares([900, 100], config("round_robin")) == [500, 500]
+    assert shares([3000, 2000], config("temperature", 1e-3)) == [5000, 0]
 
 
 def test_tasks_take_turns_in_round_robin() -> None:

@@ -13,7 +13,8 @@ from chainft.config.joint import JointConfig
 from chainft.config.parse import parse
 from chainft.config.run import ModelConfig
 from chainft.data.example import Example, Origin
-from chainft.errors import ConfigError
+from chainft.errors import CheckpointError, ConfigError
+from chainft.infer.trained import load_run
 from chainft.models.load import load_tokenizer
 from chainft.stages.trunk_load import build_joint
 from chainft.tasks.base import Labels, Task
@@ -131,3 +132,20 @@ def test_the_loss_chooses_where_a_task_has_no_score() -> None:
 def test_too_few_and_ill_named_tasks_are_refused(tasks: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Joint(parse(JointConfig, {"name": "joint", "tasks": tasks}))
+
+
+def test_names_that_torch_needs_itself_are_refused() -> None:
+    names = [name for name in dir(torch.nn.ModuleDict()) if name.isidentifier()]
+    assert {"type", "training", "values", "_modules"} <= set(names)
+    for name in names:
+        with pytest.raises(ConfigError, match="no task can be named"):
+            Joint(parse(JointConfig, {"name": "joint", "tasks": {name: {"name": "ner"}, "c": {"name": "ner"}}}))
+
+
+@pytest.mark.parametrize("heads", ["[]", '["a", "../b"]', '"ab"'])
+def test_a_damaged_list_of_heads_is_named(tmp_path: Path, heads: str) -> None:
+    state = '"format": 1, "task": {"name": "ner"}, "labels": [], "max_length": 9'
+    (tmp_path / "chainft.json").write_text(f'{{{state}, "heads": {heads}}}', encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"chainft\.json is damaged: heads"):
+        load_run(tmp_path)

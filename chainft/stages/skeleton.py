@@ -32,11 +32,18 @@ def skeleton(auto: Any, architecture: PreTrainedConfig, options: Mapping[str, An
 
 
 def shapes_by_config(model: PreTrainedModel) -> dict[str, torch.Size]:
-    """The shapes that a model's parameters have where its config alone says them, as for who loads it."""
-    kind: Any = type(model)
-    with torch.random.fork_rng(devices=[]), _parameters_on_meta():
-        new = kind(model.config)
-    return {name: parameter.shape for name, parameter in new.named_parameters(remove_duplicate=False)}
+    """The shapes that a model's parameters have where its config alone says them, as for who loads it.
+
+    Of several heads on one trunk, those of the model of each head, which is what is loaded.
+    """
+    several: Any = model
+    wholes: Mapping[str, Any] = several.wholes() if hasattr(model, "wholes") else {"": model}
+    found: dict[str, torch.Size] = {}
+    for start, one in wholes.items():
+        with torch.random.fork_rng(devices=[]), _parameters_on_meta():
+            new = type(one)(one.config)
+        found |= {f"{start}{name}": each.shape for name, each in new.named_parameters(remove_duplicate=False)}
+    return found
 
 
 def fill_with_ghosts(model: nn.Module) -> None:

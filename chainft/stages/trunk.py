@@ -86,6 +86,10 @@ class JointModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         copy_depth(self.config, head.config)
         return head
 
+    def wholes(self) -> dict[str, PreTrainedModel]:
+        """The whole model with each head, by what the names of its parameters begin with here."""
+        return {f"heads.{name}.": self.whole(name) for name in self.heads}
+
     def in_head(self, name: str) -> str:
         """The name that a parameter or block of the trunk has in the model of each head."""
         return name.removeprefix(f"heads.{next(iter(self.heads))}.")

@@ -16,6 +16,7 @@ from chainft.stages.policy import recompute_all
 from chainft.stages.trunk import JointModel
 from chainft.stages.trunk_load import join
 from tests.stages.architectures import CASES, HEADS, SPECIAL, batch, tiny_config, tiny_model
+from tests.stages.test_chain import chained
 
 
 def _families() -> Iterator[str]:
@@ -114,6 +115,21 @@ def test_recomputed_blocks_give_the_same_gradients() -> None:
     for one, other in zip(*grads, strict=True):
         assert (one is None) == (other is None)
         assert one is None or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_blocks_of_the_trunk_are_repeated_for_all_heads(kind: str) -> None:
+    tokens, texts = pair(kind)
+    model = JointModel({"tokens": tokens, "texts": texts}).eval()
+    stages = {"low": {"blocks": "embeddings, :2", "repeat": 2}, "top": {"blocks": "2:, head"}}
+    chained(model, order=list(stages), stages=stages)
+    given = inputs(kind)
+    with torch.no_grad():
+        output = model.eval()(**given)
+        for name in ("tokens", "texts"):
+            whole = model.whole(name)
+            assert whole.config.num_hidden_layers == 6
+            torch.testing.assert_close(output[name].logits, whole(**given).logits, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -178,7 +178,7 @@ def _new_task(state: Mapping[str, Any], config: TaskConfig | None) -> Task:
     return task
 
 
-def _is_list_of_names(value: object) -> bool:
+def _is_list_of_names(value: Any) -> bool:
     """Names of folders, which may not lead out of the model's."""
     is_list = isinstance(value, list) and len(value) > 0
     return is_list and all(isinstance(one, str) and one.isidentifier() for one in value)

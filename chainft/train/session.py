@@ -136,7 +136,12 @@ class Session:
         if self.config.train.gradient_checkpointing:
             recompute_all(model)
         prepared.chain.set_recomputation()
-        tables = self._word_tables(prepared, accelerator)
+        checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
+        found = checkpoints.latest() if self.config.resume else None
+        if found:
+            self._check_data(found, prepared)
+        other_data = self.config.allow_data_change or (found is not None and found.facts.get("other_data", False))
+        tables = [] if other_data else self._word_tables(prepared, accelerator)
         learner = Learner(
             model,
             prepared.task,
@@ -149,10 +154,6 @@ class Session:
             tables=tables,
             forward=Forward(model, prepared.task, find_packing(model, self.config, prepared.chain)),
         )
-        checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
-        found = checkpoints.latest() if self.config.resume else None
-        if found:
-            self._check_data(found, prepared)
         start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
         fit = Fit(
             learner,
@@ -170,6 +171,7 @@ class Session:
             examples=prepared.splits.examples["train"],
             facts={
                 "data": prepared.splits.fingerprint,
+                "other_data": other_data,
                 "labels": list(prepared.task.labels.names),
                 "environment": environment_facts(),
             },
@@ -183,8 +185,8 @@ class Session:
         return fit
 
     def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:
-        """Where training sees other words than before, all rows may have state."""
-        if accelerator.num_processes > 1 or accelerator.scaler is not None or self.config.allow_data_change:
+        """None where training saw other words before: rows of these have state, and change."""
+        if accelerator.num_processes > 1 or accelerator.scaler is not None:
             return []
         store, pad = prepared.stores["train"], np.array([prepared.task.pad_token_id])
         return word_tables(

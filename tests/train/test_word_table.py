@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from chainft.stages.chain import build_chain
 from chainft.train.optimizer import build_optimizer
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.word_table import stand_ins, word_tables
+from tests.conftest import Chainft
 from tests.stages.architectures import tiny_model
 
 SEEN = [0, 3, 5, 9, 17, 31]
@@ -126,3 +130,28 @@ def test_a_frozen_table_stays_frozen() -> None:
     chain = build_chain(model, config)
     model.get_input_embeddings().weight.requires_grad_(False)
     assert word_tables(model, chain, config.optimizer, [np.array(SEEN)]) == []
+
+
+def test_words_of_earlier_data_go_on_bit_for_bit(
+    chainft: Chainft, tiny_encoder: Path, ner_files: list[str], tmp_path: Path
+) -> None:
+    """Of words that the changed data do not have the optimizer still has state, also after one more interruption."""
+    texts = Path(ner_files[1].partition("=")[2]).read_text(encoding="utf-8")
+    (tmp_path / "train.conll").write_text(texts, encoding="utf-8")
+    words = ["task=ner", "data=conll", f"data.train={tmp_path}/train.conll", f"model={tiny_encoder}"]
+    words += ["train.batch_size=8", "train.max_steps=7", "checkpoint.every=1", "report.enabled=false"]
+    words += ["data.validation_fraction=0", "optimizer.lr=0.01"]
+
+    def killed_at(step: int) -> dict[str, str]:
+        return {"CHAINFT_TESTING": "1", "CHAINFT_FAULT": f"kill@step={step},phase=backward"}
+
+    assert chainft("train", *words, "run=once", env=killed_at(4)).returncode == -9
+    (tmp_path / "train.conll").write_text(texts.replace("anna", "paris"), encoding="utf-8")
+    shutil.copytree(tmp_path / "once", tmp_path / "twice", symlinks=True)
+    accepted = ["resume=true", "allow_data_change=true"]
+    assert chainft("train", "run=once", *accepted).returncode == 0
+    done = chainft("train", "run=twice", *accepted, env=killed_at(6))
+    assert done.returncode == -9, done.stderr
+    assert chainft("train", "run=twice", "resume=true").returncode == 0
+    once, twice = ((tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("once", "twice"))
+    assert once == twice

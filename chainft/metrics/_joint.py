@@ -33,14 +33,14 @@ class JointMetric(Metric):
                 metric.update(answer, predicted[name])
 
     def compute(self) -> Scores:
-        """The scores of all tasks; the mean is over those of which there were examples."""
-        parts = {name: merge_scores(one.compute() for one in several) for name, several in self._metrics.items()}
+        """The scores of the tasks of which there were examples, and the mean over these; of all where there were none."""
+        chosen = [name for name in self._metrics if self._seen[name] or not self._seen]
+        parts = {name: merge_scores(one.compute() for one in self._metrics[name]) for name in chosen}
         mains = {name: part.values[self._mains[name]] for name, part in parts.items() if self._has_main(name, part)}
         scores = merge_scores(_named(name, part) for name, part in parts.items())
-        if len(mains) < len(parts):
+        if len(mains) < len(parts) or any(map(falls, self._mains.values())):
             return scores
-        seen = [value for name, value in mains.items() if self._seen[name]]
-        return replace(scores, values={MEAN: mean(seen), **scores.values})
+        return replace(scores, values={MEAN: mean(list(mains.values())), **scores.values})
 
     def _has_main(self, name: str, part: Scores) -> bool:
         """Losses are no scores, and the mean is not over them."""

@@ -122,6 +122,17 @@ def test_the_loss_is_the_mean_of_each_task_by_its_examples_and_weight(tiny_encod
     assert mood == pytest.approx(2 * gradients(plain, model, [[2, 3, 4]])[0], rel=1e-5)
 
 
+def test_a_task_without_examples_has_no_scores(task: Task) -> None:
+    """It would be 0.0 for all of them, as if every answer were wrong."""
+    (metric,) = task.metrics()
+    assert {"names/entity_f1", "mood/f1_macro", "mean_score"} <= metric.compute().values.keys()
+    metric.update({"mood": "good"}, {"mood": "good"})
+    scores = metric.compute()
+    assert not any(name.startswith("names/") for name in scores.values)
+    assert scores.values["mean_score"] == scores.values["mood/f1_macro"] > 0
+    assert all(table.title.startswith("mood") for table in scores.tables)
+
+
 def test_the_loss_chooses_where_a_task_has_no_score() -> None:
     tasks = {"names": {"name": "ner"}, "answers": {"name": "generate", "generate_in_evaluation": False}}
     assert isinstance(Joint(parse(JointConfig, {"name": "joint", "tasks": tasks})), JointByLoss)

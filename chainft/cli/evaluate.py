@@ -21,11 +21,12 @@ def run(arguments: list[str]) -> int:
     composed = compose_saved(folder, options.overrides)
     check_evaluated(load_run_config(folder.config), composed.config)
     if not has_split(composed.config.data, options.split):
+        key = f"data.tasks.NAME.{options.split}" if "tasks" in composed.resolved["data"] else f"data.{options.split}"
         raise ConfigError(
             f"the run has no {options.split} data",
             slug="no-split",
-            key=f"data.{options.split}",
-            help=f"name a file by data.{options.split}=FILE",
+            key=key,
+            help=f"name a file by {key}=FILE",
         )
     config = for_split(composed, options.split).config
     from chainft.infer.evaluate import evaluate_run

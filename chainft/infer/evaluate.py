@@ -38,11 +38,12 @@ def evaluate_run(
     splits = load_splits(config.data, trained.task, trains=False)
     examples = splits.examples.get(split, ())
     if not examples:
+        key = f"data.tasks.NAME.{split}" if trained.task.tasks else f"data.{split}"
         raise DataError(
             f"the data have no {split} examples",
             slug="no-examples",
-            key=f"data.{split}",
-            help=f"name a file by data.{split}=FILE, or choose another --split",
+            key=key,
+            help=f"name a file by {key}=FILE, or choose another --split",
         )
     if config.data.unseen_labels == "error":
         check_labels(trained.task, examples, split)

@@ -167,8 +167,9 @@ def _new_task(state: Mapping[str, Any], config: TaskConfig | None) -> Task:
     name = str(state["task"].get("name"))
     plugin = find("task", name, key="task.name")
     saved: TaskConfig = parse(plugin.config_class, state["task"], at="task")
-    task: Task = plugin(config or saved)
-    if type(task) is not type(plugin(saved)):
+    is_other = config is not None and not isinstance(config, plugin.config_class)
+    task: Task = plugin(saved if is_other else config or saved)
+    if is_other or type(task) is not type(plugin(saved)):
         raise ConfigError(
             "the model was trained for another kind of answer than these task settings ask for",
             slug="other-task",

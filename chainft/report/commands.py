@@ -26,7 +26,8 @@ def next_commands(run: Path | str, task: str, *, tested: bool) -> list[Command]:
     """What to type after a run, most useful first; `tested`: it has test data to score again."""
     folder = shlex.quote(str(run))
     again = Command(f"chainft evaluate {folder}", "score the model again, also on other data")
-    other = Command(f"chainft evaluate {folder} data.test=FILE", "score the model on other data")
+    test = "data.tasks.NAME.test" if task == "joint" else "data.test"
+    other = Command(f"chainft evaluate {folder} {test}=FILE", "score the model on other data")
     return [
         Command(f"chainft predict {folder} {shlex.quote(sample_text(task))}", "try the model on your own words"),
         Command(

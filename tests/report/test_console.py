@@ -11,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from chainft.report.commands import next_commands
 from chainft.report.console import (
     messages,
     output,
@@ -215,3 +216,8 @@ def test_run_without_test_data_is_evaluated_on_a_file(tested: bool, line: str) -
     target = console(60)
     print_next(Path("runs/x"), "ner", tested=tested, console=target)
     assert f"chainft evaluate runs/x{line}\n" in shown(target)
+
+
+def test_other_data_of_several_tasks_are_named_by_task() -> None:
+    (*_, last) = next_commands("runs/x", "joint", tested=False)
+    assert last.line == "chainft evaluate runs/x data.tasks.NAME.test=FILE"

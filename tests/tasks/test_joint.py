@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from chainft.config.joint import JointConfig
 from chainft.config.parse import parse
-from chainft.config.run import ModelConfig
+from chainft.config.run import ModelConfig, TaskConfig
 from chainft.data.example import Example, Origin
 from chainft.errors import CheckpointError, ConfigError
 from chainft.infer.trained import load_run
@@ -160,3 +161,11 @@ def test_a_damaged_list_of_heads_is_named(tmp_path: Path, heads: str) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"chainft\.json is damaged: heads"):
         load_run(tmp_path)
+
+
+def test_a_head_of_another_kind_than_the_settings_is_named(tmp_path: Path) -> None:
+    tasks = {"a": {"name": "ner"}, "b": {"name": "ner"}}
+    state = {"format": 1, "task": {"name": "joint", "tasks": tasks}, "labels": [], "max_length": 9}
+    (tmp_path / "chainft.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(ConfigError, match="another kind of answer"):
+        load_run(tmp_path, parse(TaskConfig, {"name": "ner"}))

@@ -13,8 +13,9 @@ demo: $(STAMP)
 	$(VENV)/bin/chainft train task=ner
 	@echo "report: $$(ls -td runs/*_ner*/ | head -n 1)report.html"
 
+# A process for each core, each with one thread.
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist worksteal
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

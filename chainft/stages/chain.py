@@ -84,7 +84,8 @@ class Chain:
 
     def merge(self) -> None:
         """Bring the model into its plain form: adapters become part of the weights."""
-        merge_adapters(self.model)
+        if any(part.config.lora for part in self.parts):  # PEFT takes most of a second to import.
+            merge_adapters(self.model)
 
     def describe(self) -> list[dict[str, Any]]:
         """For each stage what the plan shows: blocks, parameters, trainable ones, and with whom it shares."""

@@ -142,15 +142,18 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return StepFacts(step + 1, loss, lr, norm, len(self.examples_of(step)), tokens, finite)
 
-    def measure(self, step: int) -> None:
-        """The forward and backward passes of a step without the update: for time, and to try the memory."""
-        self._within_memory(step, self._forward_and_backward)
+    def measure(self, step: int, *, most: int | None = None) -> None:
+        """The forward and backward passes of a step without the update: for time, and to try the memory.
+
+        `most`: of so many examples only.
+        """
+        self._within_memory(step, partial(self._forward_and_backward, most=most))
         self.optimizer.zero_grad(set_to_none=True)
 
-    def rows_of(self, step: int) -> list[int]:
-        """The features of a step's global batch, all windows of each example."""
+    def rows_of(self, step: int, *, most: int | None = None) -> list[int]:
+        """The features of a step's global batch, or of its first examples: all windows of each."""
         first = self.store.first_of
-        return [row for example in self.examples_of(step) for row in range(first[example], first[example + 1])]
+        return [row for example in self.examples_of(step)[:most] for row in range(first[example], first[example + 1])]
 
     def examples_of(self, step: int) -> Sequence[int]:
         """The examples of a step's global batch."""
@@ -160,9 +163,9 @@ class Learner:
         start = position * self.course.batch_size
         return [int(example) for example in self._order[1][start : start + self.course.batch_size]]
 
-    def micro_batches_of(self, step: int) -> list[Batch]:
+    def micro_batches_of(self, step: int, *, most: int | None = None) -> list[Batch]:
         """The global batch of a step, cut by length."""
-        rows = self.rows_of(step)
+        rows = self.rows_of(step, most=most)
         lengths = self.store.lengths[rows]
         limits: Any = {"max_rows": self.max_rows, "max_tokens": self.config.train.micro_batch_tokens}
         if self.forward.packs(lengths):
@@ -206,9 +209,9 @@ class Learner:
                 help="take an optimizer with less state (optimizer=sgd, lion or adafactor) or a smaller model",
             ) from error
 
-    def _forward_and_backward(self, step: int) -> tuple[float, int]:
+    def _forward_and_backward(self, step: int, *, most: int | None = None) -> tuple[float, int]:
         """Gradients of the whole batch; its loss a target, and its tokens."""
-        batches = self.micro_batches_of(step)
+        batches = self.micro_batches_of(step, most=most)
         num_targets = sum(self.task.num_targets(batch) for batch in batches)
         self.model.train()
         if self.conduct is not None:

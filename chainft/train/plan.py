@@ -53,10 +53,10 @@ def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: P
 def rehearse(learner: Learner, step: int) -> float:
     """Seconds of the forward and backward passes of a step; weights, optimizer and random state stay as they are.
 
-    The second of two passes counts: the first one allocates memory and starts threads.
+    A pass of a few examples before it does not count: it allocates memory and starts threads.
     """
     random_state = torch.random.get_rng_state()
-    learner.measure(step)
+    learner.measure(step, most=2)
     start = time.perf_counter()
     learner.measure(step)
     seconds = time.perf_counter() - start

@@ -13,13 +13,13 @@ from chainft.data.load import Splits
 from chainft.tasks.base import Field
 
 TAGS: Any = SimpleNamespace(
-    fields=(Field("tokens", "texts"), Field("tags", "tags", gold=True)), contract=lambda splits: iter(())
+    tasks={}, fields=(Field("tokens", "texts"), Field("tags", "tags", gold=True)), contract=lambda splits: iter(())
 )
 LABELS: Any = SimpleNamespace(
-    fields=(Field("text", "text"), Field("labels", "labels", gold=True)), contract=lambda splits: iter(())
+    tasks={}, fields=(Field("text", "text"), Field("labels", "labels", gold=True)), contract=lambda splits: iter(())
 )
 LABEL: Any = SimpleNamespace(
-    fields=(Field("text", "text"), Field("label", "label", gold=True)), contract=lambda splits: iter(())
+    tasks={}, fields=(Field("text", "text"), Field("label", "label", gold=True)), contract=lambda splits: iter(())
 )
 
 
@@ -104,7 +104,9 @@ def test_a_handful_of_examples_is_called_few() -> None:
 
 def test_several_right_answers_are_no_conflict() -> None:
     task: Any = SimpleNamespace(
-        fields=(Field("prompt", "text"), Field("response", "text", gold=True)), contract=lambda splits: iter(())
+        tasks={},
+        fields=(Field("prompt", "text"), Field("response", "text", gold=True)),
+        contract=lambda splits: iter(()),
     )
     rows = [Example({"prompt": f"p{n // 2}", "response": f"r{n}"}, Origin("t", n)) for n in range(20)]
     assert found(task, rows) == {}

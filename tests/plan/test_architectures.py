@@ -14,6 +14,7 @@ from chainft.plan.trace import Ghostly
 from chainft.stages.blocks import find_blocks
 from chainft.stages.chain import Chain, build_chain
 from chainft.stages.skeleton import skeleton
+from chainft.tasks.base import Task
 from tests.stages.architectures import CASES, HEADS, tiny_config
 from tests.stages.test_chain import configured
 
@@ -23,6 +24,8 @@ SIZE = (4, 48)
 
 class ModelsOwnLoss:
     """Stands for a task: the loss is the one that the model computes."""
+
+    arguments = Task.arguments
 
     def loss(self, output: Any, batch: Batch) -> torch.Tensor:
         loss: torch.Tensor = output.loss

@@ -31,6 +31,7 @@ class FakeLearner:
         self.course = Course(num_examples=9, batch_size=3, total_steps=STEPS)
         self.accelerator = SimpleNamespace(scaler=None)
         self.max_rows = 3
+        self.tables = ()
         self.plain_model = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(self.plain_model.weight)
         self.plain_optimizer = torch.optim.SGD(self.plain_model.parameters(), lr=0.1)

@@ -152,3 +152,9 @@ def test_the_chain_of_several_heads_is_exact(chainft: Chainft, words: list[str])
     settings = [word for word in words if not word.startswith(("checkpoint", "report"))]
     done = succeed(chainft("check", "chain", *settings, "chain.split=2", *chain[1:]))
     assert "largest |split - whole|" in done.stdout and "0 (exact)" in done.stdout
+
+
+def test_a_task_that_is_never_drawn_is_refused(chainft: Chainft, words: list[str]) -> None:
+    sampling = ["task.sampling=temperature", "task.temperature=0.1"]
+    done = chainft("train", *words, *sampling, "run=run", "evaluation.before_training=false")
+    assert done.returncode == 2 and "no example of task 'mood' is ever drawn" in done.stderr

@@ -19,8 +19,8 @@ from chainft.stages.links_load import linked_skeleton, read_tokenizer
 from chainft.stages.skeleton import skeleton
 from chainft.stages.trunk import JointModel
 from chainft.stages.trunk_load import check_joint
+from chainft.tasks._joint_rows import joint_row
 from chainft.tasks.base import Arrays, Column, Labels, Task
-from chainft.tasks.joint import joint_row
 
 NUM_LABELS = 2
 """Classes of a head where the user gives no number: they are known when the data is read."""

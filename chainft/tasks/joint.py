@@ -21,6 +21,7 @@ from chainft.errors import ConfigError, Problem, did_you_mean
 from chainft.metrics._joint import MEAN, JointMetric
 from chainft.metrics.base import falls
 from chainft.registry import find
+from chainft.tasks._joint_rows import PART, has_part, join_results, own_row, same_inputs, split_row
 from chainft.tasks.base import Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch, Share
-
-_PART = "part"
-"""Column `<task>.part`: the feature is for the task, and this part of an example (1 / its windows)."""
 
 
 class Joint(Task):
@@ -108,8 +106,8 @@ class Joint(Task):
             task, after = self.tasks[name], 0
             windows = task.encode(inner(example, name))
             for window in windows:
-                trunk, own = _split(name, task, window, 1 / len(windows))
-                place = next((i for i in range(after, len(rows)) if _same(rows[i], trunk)), len(rows))
+                trunk, own = split_row(name, task, window, 1 / len(windows))
+                place = next((i for i in range(after, len(rows)) if same_inputs(rows[i], trunk)), len(rows))
                 rows[place : place + 1] = [{**trunk, **(rows[place] if place < len(rows) else {}), **own}]
                 after = place + 1
         return rows
@@ -177,20 +175,20 @@ class Joint(Task):
         for name in batch.shares.keys() - results.keys():
             heads: Any = model.heads
             results[name] = self.tasks[name].infer(heads[name], batch.shares[name].batch)
-        return _joined(results, batch)
+        return join_results(results, batch)
 
     def raw(self, output: Any, batch: Batch) -> Sequence[Mapping[str, Any]]:
         results = {
             name: BatchResult(self.tasks[name].raw(output[name], one.batch), {}) for name, one in batch.shares.items()
         }
-        return _joined(results, batch).raw
+        return join_results(results, batch).raw
 
     def decode(self, example: Example, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
         return {
             name: self.tasks[name].decode(
                 inner(example, name),
-                [_own(window, name) for window in windows if _has(window, name)],
-                [one[name] for window, one in zip(windows, raw, strict=True) if _has(window, name)],
+                [own_row(window, name) for window in windows if has_part(window, name)],
+                [one[name] for window, one in zip(windows, raw, strict=True) if has_part(window, name)],
             )
             for name in example.values
         }
@@ -255,7 +253,7 @@ class Joint(Task):
                         help="learn it in a run of its own",
                     )
                 columns[key if column.model_input else f"{name}.{key}"] = column
-            columns[f"{name}.{_PART}"] = Column(pad=0, dtype="float32", axis=None)
+            columns[f"{name}.{PART}"] = Column(pad=0, dtype="float32", axis=None)
         return columns
 
     def _trunk(self, row: Arrays, rows: Sequence[Arrays]) -> Arrays:
@@ -268,11 +266,11 @@ class Joint(Task):
 
         from chainft.data.batching import Share
 
-        mine = [place for place, row in enumerate(rows) if _has(row, name)]
+        mine = [place for place, row in enumerate(rows) if has_part(row, name)]
         if not mine:
             return None
-        own = [_own(rows[place], name) for place in mine]
-        parts = sum(float(rows[place][f"{name}.{_PART}"][0]) for place in mine)
+        own = [own_row(rows[place], name) for place in mine]
+        parts = sum(float(rows[place][f"{name}.{PART}"][0]) for place in mine)
         batch = self.tasks[name].collate(own, [features[place] for place in mine])
         return Share(torch.tensor(mine), batch, parts)
 
@@ -314,53 +312,6 @@ def _check_weights(config: JointConfig) -> None:
                 key=f"task.weights.{name}",
                 help=did_you_mean(name, config.tasks) or f"the tasks are: {', '.join(config.tasks)}",
             )
-
-
-def joint_row(rows: Mapping[str, Arrays], task: Task) -> Arrays:
-    """One feature of several tasks, each with its own by the same inputs."""
-    joined: Arrays = {}
-    for name, row in rows.items():
-        trunk, own = _split(name, task.tasks[name], row, 1.0)
-        joined |= trunk | own
-    return joined
-
-
-def _split(name: str, task: Task, window: Arrays, part: float) -> tuple[Arrays, Arrays]:
-    """What of a task's feature is the trunk's input, and the rest under the task's name."""
-    trunk = {key: array for key, array in window.items() if _is_input(task, key)}
-    own = {f"{name}.{key}": array for key, array in window.items() if key not in trunk}
-    return trunk, own | {f"{name}.{_PART}": np.array([part], dtype=np.float32)}
-
-
-def _is_input(task: Task, column: str) -> bool:
-    return column in task.features and task.features[column].model_input
-
-
-def _same(row: Arrays, trunk: Arrays) -> bool:
-    """Whether a feature has exactly these inputs."""
-    own = {name for name in row if "." not in name}
-    return own == trunk.keys() and all(np.array_equal(row[name], trunk[name]) for name in own)
-
-
-def _has(row: Arrays, name: str) -> bool:
-    return f"{name}.{_PART}" in row
-
-
-def _own(row: Arrays, name: str) -> Arrays:
-    """The feature as the task by itself has it."""
-    start = f"{name}."
-    own = {key.removeprefix(start): array for key, array in row.items() if key.startswith(start)}
-    del own[_PART]
-    return own | {key: array for key, array in row.items() if "." not in key}
-
-
-def _joined(results: Mapping[str, BatchResult], batch: Batch) -> BatchResult:
-    """The raw results of each row by task, and the losses by task."""
-    raw: list[dict[str, Any]] = [{} for _ in batch.features]
-    for name, result in results.items():
-        for place, one in zip(batch.shares[name].rows.tolist(), result.raw, strict=True):
-            raw[place][name] = one
-    return BatchResult(raw, {name: result.losses[""] for name, result in results.items() if "" in result.losses})
 
 
 PLUGIN = Joint

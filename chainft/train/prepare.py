@@ -23,7 +23,7 @@ from chainft.data.card import data_card
 from chainft.data.contract import check_contract
 from chainft.data.example import Finding, Split
 from chainft.data.load import Splits, load_splits
-from chainft.data.sampling import joint_order
+from chainft.data.sampling import joint_order, shares
 from chainft.data.store import FeatureStore, open_store
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
@@ -162,6 +162,14 @@ def order_of(prepared: Prepared) -> Order | None:
         return None
     train = prepared.splits.examples["train"]
     sizes = [sum(name in example.values for example in train) for name in task.tasks]
+    drawn = dict(zip(task.tasks, shares(sizes, task.config), strict=True))
+    if never := [name for name, count in drawn.items() if not count]:
+        raise ConfigError(
+            f"by task.temperature = {task.config.temperature} no example of task {never[0]!r} is ever drawn",
+            slug="out-of-range",
+            key="task.temperature",
+            help="a temperature of 1 or more draws from every task",
+        )
     return partial(joint_order, sizes, task.config)
 
 

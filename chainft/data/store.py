@@ -148,6 +148,7 @@ def _code_of(task: Task) -> bytes:
     """The source of the task: features made by other code are other features."""
     files = [inspect.getsourcefile(type(one)) for one in (task, *task.tasks.values())]
     files += [str(file) for file in sorted(Path(__file__).parents[1].joinpath("text").glob("*.py"))]
+    files += [str(file) for file in sorted(Path(__file__).parents[1].joinpath("tasks").glob("_*.py"))]
     return b"".join(Path(file).read_bytes() for file in files if file)
 
 

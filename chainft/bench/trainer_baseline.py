@@ -83,7 +83,7 @@ def train(settings: Settings) -> dict[str, Any]:
     )
     ids = {name: number for number, name in enumerate(settings.labels)}
     encode = _encode_tags if tagging else _encode_text
-    features = {
+    features: dict[str, Any] = {
         name: [encode(row, tokenizer, ids, settings.max_length) for row in rows]
         for name, rows in _read(Path(settings.data)).items()
     }

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-SECONDS = 0.5
+SECONDS = 0.3
 """How long each form of weight is measured."""
 LEAST_REPETITIONS = 5
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 STARTED = time.perf_counter()
 IGNORED = -100
+_BYTE_LEVEL = ("bloom", "gpt2", "roberta", "deberta")
 Rows = list[dict[str, Any]]
 
 
@@ -69,7 +70,6 @@ def main() -> None:
 def train(settings: Settings) -> dict[str, Any]:
     """Train and score; what the command prints."""
     from transformers import (
-        AutoTokenizer,
         DataCollatorForTokenClassification,
         DataCollatorWithPadding,
         Trainer,
@@ -78,9 +78,7 @@ def train(settings: Settings) -> dict[str, Any]:
 
     set_seed(settings.seed)
     tagging = settings.task == "ner"
-    tokenizer = AutoTokenizer.from_pretrained(
-        settings.tokenizer or settings.model, revision=None if settings.tokenizer else settings.revision
-    )
+    tokenizer = _tokenizer(settings)
     ids = {name: number for number, name in enumerate(settings.labels)}
     encode = _encode_tags if tagging else _encode_text
     features: dict[str, Any] = {
@@ -117,6 +115,16 @@ def train(settings: Settings) -> dict[str, Any]:
         "device": trainer.args.device.type,
         "memory_bytes": _gpu_bytes(trainer.args.device),
     }
+
+
+def _tokenizer(settings: Settings) -> Any:
+    """For tags, byte-level tokenizers put a space before each word, as run_ner.py of transformers has them do."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    kind = AutoConfig.from_pretrained(settings.model, revision=settings.revision).model_type
+    spaces: Any = {"add_prefix_space": True} if settings.task == "ner" and kind in _BYTE_LEVEL else {}
+    revision = None if settings.tokenizer else settings.revision
+    return AutoTokenizer.from_pretrained(settings.tokenizer or settings.model, revision=revision, **spaces)
 
 
 def _model(settings: Settings) -> Any:

@@ -310,6 +310,8 @@ def _run(command: Sequence[str], folder: Path, what: str) -> Done:
         process.returncode = os.waitstatus_to_exitcode(status)
     output, errors = ((folder / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr"))
     if process.returncode:
+        if os.environ.get("CHAINFT_DEBUG") == "1":
+            sys.stderr.write(errors)
         raise _failure(what, process.returncode, errors.strip().splitlines())
     scale = 1 if sys.platform == "darwin" else 1024
     return Done(output, seconds, usage.ru_maxrss * scale)

@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from compare_trainer import model_folder, read_wnut17, write_splits
+from compare_trainer import baseline_settings, read_wnut17, write_splits
 
 Result = dict[str, Any]
 
@@ -48,13 +48,12 @@ def main() -> None:
 
 
 def run_trainer(arguments: argparse.Namespace, folder: Path, seed: int) -> Result:
-    """The baseline script in a process of its own."""
-    command = [str(Path(__file__).with_name("trainer_baseline.py")), "--task", "ner", "--cpu"]
-    command += ["--data", str(folder), "--model", model_folder(), "--epochs", str(arguments.epochs)]
-    command += ["--batch-size", str(arguments.batch_size), "--lr", str(arguments.lr), "--seed", str(seed)]
-    command += ["--frozen-blocks", str(arguments.frozen_blocks)]
-    seconds, done = _timed(arguments, command)
-    return {**json.loads(done.stdout.strip().splitlines()[-1]), "whole_s": seconds}
+    """The baseline in a process of its own."""
+    frozen = ["bert.embeddings", *(f"bert.encoder.layer.{number}" for number in range(arguments.frozen_blocks))]
+    settings = baseline_settings(arguments, folder, seed, metric="entity_f1", frozen=tuple(frozen), use_cpu=True)
+    seconds, done = _timed(arguments, ["-m", "chainft.bench.trainer_baseline", str(settings)])
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**{name: found[name] for name in ("score", "train_s", "epoch_s")}, "whole_s": seconds}
 
 
 def run_chainft(arguments: argparse.Namespace, folder: Path, seed: int) -> Result:

@@ -19,8 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from chainft.bench.trainer_baseline import Settings
 
 Rows = list[dict[str, Any]]
 
@@ -42,14 +45,37 @@ def main() -> None:
 
 
 def run_trainer(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[str, float]:
-    """The baseline script in a process of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("trainer_baseline.py")), "--task", arguments.task]
-    command += ["--data", str(folder), "--model", model_folder(), "--epochs", str(arguments.epochs)]
-    command += ["--batch-size", str(arguments.batch_size), "--lr", str(arguments.lr), "--seed", str(seed)]
-    command += ["--group-by-length"] if arguments.group_by_length else []
+    """The baseline in a process of its own."""
+    metric: Any = {"metric": "entity_f1"} if arguments.task == "ner" else {"metric": "accuracy"}
+    settings = baseline_settings(arguments, folder, seed, best=arguments.best, **metric)
+    command = [sys.executable, "-m", "chainft.bench.trainer_baseline", str(settings)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return {name: found[name] for name in ("score", "train_s", "whole_s")}
+
+
+def baseline_settings(arguments: argparse.Namespace, folder: Path, seed: int, **more: Any) -> Path:
+    """The file of settings for the baseline on the splits in `folder`."""
+    settings = Settings(
+        data=str(folder),
+        model=model_folder(),
+        labels=_labels(folder / "train.jsonl"),
+        num_train_epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.lr,
+        seed=seed,
+        **{"task": getattr(arguments, "task", "ner"), **more},
+    )
+    file = folder / "trainer.json"
+    file.write_text(json.dumps(asdict(settings)), encoding="utf-8")
+    return file
+
+
+def _labels(train: Path) -> tuple[str, ...]:
+    """Tags or labels of the training examples; O first."""
+    rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()]
+    found = {tag for row in rows for tag in row.get("tags", [row.get("label")])}
+    return tuple(sorted(found, key=lambda tag: (tag != "O", tag)))
 
 
 def run_chainft(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[str, float]:
@@ -139,7 +165,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--group-by-length", action="store_true", help="give the Trainer its length-grouped sampler")
+    parser.add_argument("--best", action="store_true", help="give the Trainer its best settings (length grouping)")
     return parser.parse_args()
 
 

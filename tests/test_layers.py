@@ -22,6 +22,7 @@ LAYERS = (
     {"stages"},
     {"plan"},
     {"train", "infer", "report"},
+    {"bench"},
     {"cli"},
     {"__main__"},
 )
@@ -37,6 +38,9 @@ LIGHT = (
     "text",
     "data/sources",
     "data/example",
+    "bench/mirror",
+    "bench/turns",
+    "bench/trainer_baseline",
 )
 EDGES = {
     "hydra": {"config/hydra_edge", "config/sweep"},
@@ -204,6 +208,7 @@ def _loaded(*words: str) -> tuple[int, set[str]]:
         (["train", "task=ner", "model=./nowhere"], 4, set()),
         (["evaluate", "nowhere"], 2, set()),
         (["check", "data", "task=ner", "optimizer.lr=-1"], 2, set()),
+        (["bench", "task=ner", "task.class_weights=balanced"], 2, set()),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -47,7 +47,7 @@ complete -c chainft -a '(chainft completion --words (commandline -cp) 2>/dev/nul
 
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 FLAGS = (HELP, Flag(("--words",), "print the candidates for the end of this command line", metavar="LINE"))
-_WORDS_VERBS = ("train", "check", "evaluate", "plan")
+_WORDS_VERBS = ("train", "check", "evaluate", "plan", "bench")
 _RUN_VERBS = ("evaluate", "predict")
 
 
@@ -165,6 +165,8 @@ def _flags(verb: str) -> list[str]:
         from chainft.cli.train import FLAGS as flags
     elif verb == "cache":
         from chainft.cli.cache import FLAGS as flags
+    elif verb == "bench":
+        from chainft.cli.bench import FLAGS as flags
     return [*common, *(name for flag in flags for name in flag.names if name.startswith("--") and name != "--help")]
 
 

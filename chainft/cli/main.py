@@ -35,6 +35,9 @@ VERBS: Mapping[str, Verb] = {
     "join": Verb("chainft.cli.join", "serve runs with one frozen trunk as one model: chainft join NAME=RUN ..."),
     "check": Verb("chainft.cli.check", "look for mistakes before training: chainft check data|chain ..."),
     "plan": Verb("chainft.cli.plan", "foresee memory and work of each stage, without weights: chainft plan task=ner"),
+    "bench": Verb(
+        "chainft.cli.bench", "compare with the Hugging Face Trainer on this machine: chainft bench task=ner"
+    ),
     "cache": Verb("chainft.cli.cache", "list or remove what is kept for later runs: chainft cache ls|clear"),
     "config": Verb("chainft.cli.config", "explain settings: chainft config show [GROUP|KEY]"),
     "doctor": Verb("chainft.cli.doctor", "show versions, devices, memory, weights, and what is missing"),
@@ -169,7 +172,8 @@ def _unknown(words: list[str]) -> ConfigError:
 
 
 _OTHER_NAMES = {"eval": "evaluate", "test": "evaluate", "fit": "train", "finetune": "train", "infer": "predict",
-                "validate": "check", "show": "config", "env": "doctor", "info": "doctor"}  # fmt: skip
+                "validate": "check", "show": "config", "env": "doctor", "info": "doctor",
+                "benchmark": "bench", "compare": "bench"}  # fmt: skip
 """What other tools call our commands."""
 
 

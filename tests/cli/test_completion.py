@@ -32,6 +32,8 @@ from chainft.cli.main import main
         ("chainft cache c", ["clear"]),
         ("chainft cache ls --old", ["--older-than"]),
         ("chainft check d", ["data"]),
+        ("chainft bench --r", ["--rounds"]),
+        ("chainft bench optimizer.l", ["optimizer.lr="]),
         ("chainft predict runs/", []),
         ("chainft train nothing.like.this", []),
     ],

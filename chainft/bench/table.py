@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-RATIOS = {
-    "step_s": "s per step",
-    "tokens_per_s": "tokens per s",
-    "whole_s": "whole command s",
-    "memory_bytes": "peak memory",
-}
+RATIOS = {"step_s": "s/step", "tokens_per_s": "tokens/s", "whole_s": "command s", "memory_bytes": "memory"}
 """What is compared, in words."""
 
 

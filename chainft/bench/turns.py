@@ -111,6 +111,7 @@ def run_bench(bench: Bench, tell: Tell) -> Compared:
         facts = _export(bench, folder)
         turns: dict[str, list[Turn]] = {tool: [] for tool in TOOLS}
         plan: Mapping[str, Any] = {}
+        products: list[dict[str, Any]] = []
         for number in range(bench.rounds):
             for tool in TOOLS if number % 2 == 0 else TOOLS[::-1]:
                 tell(f"round {number + 1} of {bench.rounds}: {tool}, {bench.steps} steps")
@@ -120,9 +121,11 @@ def run_bench(bench: Bench, tell: Tell) -> Compared:
                 else:
                     turn, plan = _chainft(bench, facts, folder, seed)
                     turns[tool].append(turn)
+            if "unknown" not in facts["blocks"]:
+                tell(f"round {number + 1} of {bench.rounds}: matrix products")
+                products.append(_products(facts["blocks"], turns["chainft"][-1], folder))
         _check_alike(turns)
-        tell("measuring matrix products")
-        peak = _peak(facts["blocks"], turns["chainft"], plan, folder)
+        peak = _peak(facts["blocks"], turns["chainft"], products, prefix=_uses_prefix(plan))
         return _compared(bench, facts, turns, peak=peak, prefix=_uses_prefix(plan))
 
 
@@ -260,24 +263,31 @@ def _score(results: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
     return score
 
 
+def _products(blocks: Mapping[str, Any], turn: Turn, folder: Path) -> dict[str, Any]:
+    """Operations a second of matrix products of the sizes of a step."""
+    asked = {"rows": max(1, round(turn.tokens_per_step)), "forms": blocks["forms"], "device": turn.device}
+    done = _run(["chainft.bench.matmul", json.dumps(asked)], folder, "measuring matrix products")
+    found: dict[str, Any] = json.loads(done.output.strip().splitlines()[-1])
+    return found
+
+
 def _peak(
-    blocks: Mapping[str, Any], turns: Sequence[Turn], plan: Mapping[str, Any], folder: Path
+    blocks: Mapping[str, Any], turns: Sequence[Turn], products: Sequence[Mapping[str, Any]], *, prefix: bool
 ) -> Mapping[str, Any]:
-    """6 operations a parameter in blocks and token, 2 in frozen ones; none where their outputs are read from disk."""
+    """6 operations a parameter in blocks and token, 2 in frozen ones; none where their outputs are read from disk.
+
+    The fastest round's products are the peak: others on the machine only slow them down.
+    """
     if "unknown" in blocks:
         return blocks
-    rows = max(1, round(statistics.mean(turn.tokens_per_step for turn in turns)))
-    asked = {"rows": rows, "forms": blocks["forms"], "device": turns[0].device}
-    done = _run(["chainft.bench.matmul", json.dumps(asked)], folder, "measuring matrix products")
-    found = json.loads(done.output.strip().splitlines()[-1])
-    a_token = 6 * blocks["trained"] + (0 if _uses_prefix(plan) else 2 * blocks["frozen"])
-    rates = [a_token * turn.tokens_per_s for turn in turns]
+    best = max(products, key=lambda one: float(one["flops_per_s"]))
+    a_token = 6 * blocks["trained"] + (0 if prefix else 2 * blocks["frozen"])
     return {
-        **found,
+        **best,
         "flops_per_token": a_token,
         "trained_parameters": blocks["trained"],
         "frozen_parameters": blocks["frozen"],
-        "share": asdict(Spread.of([rate / found["flops_per_s"] for rate in rates])),
+        "share": asdict(Spread.of([a_token * turn.tokens_per_s / best["flops_per_s"] for turn in turns])),
     }
 
 

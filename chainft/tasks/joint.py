@@ -285,7 +285,7 @@ def _tasks(config: JointConfig) -> dict[str, Task]:
     """A task for each setting. Raises ConfigError where there are fewer than two, or one joins others itself."""
     if len(config.tasks) < 2:
         raise ConfigError(
-            f"task.tasks names {len(config.tasks)} tasks, and at least two are learned together",
+            f"at least two tasks are learned together, and task.tasks names {len(config.tasks) or 'none'}",
             slug="missing-key",
             key="task.tasks",
             help="such as task.tasks.entities.name=ner task.tasks.intent.name=classify",

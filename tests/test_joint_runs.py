@@ -158,3 +158,13 @@ def test_a_task_that_is_never_drawn_is_refused(chainft: Chainft, words: list[str
     sampling = ["task.sampling=temperature", "task.temperature=0.1"]
     done = chainft("train", *words, *sampling, "run=run", "evaluation.before_training=false")
     assert done.returncode == 2 and "no example of task 'mood' is ever drawn" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_unknown_label_is_placed_at_the_data_of_its_task(
+    chainft: Chainft, words: list[str], tmp_path: Path
+) -> None:
+    succeed(chainft("train", *words, "train.max_steps=1", "evaluation.before_training=false", "run=run"))
+    (tmp_path / "odd.csv").write_text("text,label\nanna,strange\n", encoding="utf-8")
+    done = chainft("evaluate", "run", "data.tasks.mood.test=odd.csv")
+    assert done.returncode == 3 and "'mood/strange'" in done.stderr and "data.tasks.mood.test" in done.stderr

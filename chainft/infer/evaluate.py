@@ -72,7 +72,7 @@ def check_labels(task: Task, examples: Sequence[Example], split: Split) -> None:
             Problem(
                 "unknown-label",
                 f"{split} has the label {name!r} ({counts[name]} {'time' if counts[name] == 1 else 'times'}), which the model never learned",
-                key=f"data.{split}",
+                key=f"data.tasks.{name.partition('/')[0]}.{split}" if task.tasks else f"data.{split}",
                 help=f"{did_you_mean(name, task.labels.names) or f'the model knows {_known(task)}.'} "
                 "If it is right, set data.unseen_labels=allow (it counts as missed)",
             )

@@ -34,6 +34,7 @@ def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: P
         "stages": prepared.chain.describe() if len(prepared.chain.parts) > 1 else [],
         "data": _data(prepared),
         "batch_size": config.train.batch_size,
+        "padding_free": learner.forward.packing is not None,
         "micro_batches_per_step": len(learner.micro_batches_of(min(from_step, course.total_steps - 1))),
         "steps": course.total_steps,
         "from_step": from_step,

@@ -77,6 +77,12 @@ def test_checkpointed_activations_change_no_number(train: Train) -> None:
     assert train("train.gradient_checkpointing=true", name="again")["losses"] == pytest.approx(plain["losses"])
 
 
+@pytest.mark.parametrize(("words", "told"), [([], True), (["train.padding_free=false"], False)])
+def test_the_plan_says_whether_batches_are_padded(train: Train, tmp_path: Path, words: list[str], told: bool) -> None:
+    train(*words)
+    assert json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))["padding_free"] is told
+
+
 def test_a_model_that_cannot_checkpoint_activations_says_so(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import BertPreTrainedModel
 

@@ -28,7 +28,7 @@ from chainft.errors import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch
 
@@ -170,6 +170,8 @@ class Task(ABC):
     main_metric: ClassVar[str]
     """Key of `Scores.values` that chooses the best checkpoint unless the config names another."""
     metric_family: ClassVar[str]
+    architecture: PreTrainedConfig | None = None
+    """The config of the model, once `adapt` brought it."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -200,6 +202,19 @@ class Task(ABC):
         return None
 
     # Features -----------------------------------------------------------------------------------
+
+    def adapt(self, architecture: PreTrainedConfig) -> None:
+        """Receive the config of the model, before `prepare`: a task may treat kinds of models differently."""
+        self.architecture = architecture
+
+    def auto_class_for(self, architecture: PreTrainedConfig) -> str:
+        """The class of `transformers` that brings the head for such a model."""
+        return self.auto_class
+
+    @property
+    def feature_key(self) -> str:
+        """What features depend on beside examples, settings, labels, tokenizer, `max_length` and code."""
+        return ""
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         """Receive the tokenizer and the most tokens a sequence may have, before `encode`."""

@@ -15,7 +15,7 @@ compute (so that configs are checked without it), and one YAML. Shapes: B batch,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -36,6 +36,10 @@ Arrays = dict[str, np.ndarray]
 """One feature: for each column its one-dimensional array."""
 Prediction = dict[str, Any]
 """What is predicted for one example: plain JSON values; one line of `chainft predict`."""
+AUTO = "auto"
+"""Value of a setting that is chosen on validation."""
+Baseline = Callable[[Example], Any]
+"""Answers an example without a trained model, in the form in which metrics take predictions."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,40 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One curve, or one set of bars or points, of a chart."""
+
+    name: str
+    points: tuple[tuple[float | str, float], ...]
+    """x and y; the x of a bar may be a name."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plot of the report."""
+
+    title: str
+    note: str
+    """In plain words: what is drawn, and which direction is good."""
+    x: str
+    """What stands on the horizontal axis, with its unit."""
+    series: tuple[Series, ...]
+    kind: Literal["line", "bar"] = "line"
+    """bar: counts or scores of neighbouring stretches of x, one series; line: up to four series."""
+
+
+@dataclass(frozen=True)
 class Scores:
-    """What metrics found: numbers to log and compare, tables to read."""
+    """What metrics found: numbers to log and compare, tables and charts to read."""
 
     values: Mapping[str, float]
-    """Flat, for example `entity_f1: 0.81`; names say what is counted."""
+    """Flat, for example `entity_f1: 0.81`; names say what is counted. Less is better where a name ends in `loss`,
+    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics.base.falls`), else more."""
     tables: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """What a value counts, in plain words, where the report does not know it."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +156,10 @@ class Metric(ABC):
     family: ClassVar[str]
     """What `update` receives: `tags` (a list of tags), `label` (one), `labels` (a list), `text` (a string), or the name
     of a form that a plug-in's task and metric agree on."""
+
+    needs_scores: ClassVar[bool] = False
+    """Whether `update` receives the whole `Prediction`, with its scores, instead of the answer alone. Such a metric is
+    not counted for baselines, which have none."""
 
     @abstractmethod
     def update(self, gold: Any, predicted: Any) -> None:
@@ -172,6 +207,8 @@ class Task(ABC):
     metric_family: ClassVar[str]
     architecture: PreTrainedConfig | None = None
     """The config of the model, once `adapt` brought it."""
+    tuned_fields: ClassVar[tuple[str, ...]] = ()
+    """Settings of the config that `auto` leaves to `tuned`; until then `decode` takes a default of the task."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -310,6 +347,23 @@ class Task(ABC):
     def metrics(self) -> list[Metric]:
         """Fresh metric counters, as the config chooses them."""
 
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """Simple answers that a trained model must beat, by name (majority, copy, ...), learned from `train` alone."""
+        return {}
+
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether settings of the decision are still to be chosen on validation, such as a threshold."""
+        return any(getattr(self.config, name) == AUTO for name in self.tuned_fields)
+
+    def tuned(self, pairs: Iterable[tuple[Example, Prediction]]) -> TaskConfig:
+        """The config with those settings filled in, by the predictions of the best weights on validation examples.
+
+        None in `pairs`: there is no validation, and the task says what it takes instead. The rest of the config, and
+        what `raw` gives, stay as they are: only `decode` may change with it.
+        """
+        return self.config
+
     def loss_scores(self, loss: float | None) -> Mapping[str, float]:
         """Scores that follow from the mean loss alone, such as perplexity."""
         return {}
@@ -329,10 +383,14 @@ def merge_scores(parts: Iterable[Scores]) -> Scores:
     values: dict[str, float] = {}
     tables: list[Table] = []
     confusions: list[Confusion] = []
+    charts: list[Chart] = []
+    meanings: dict[str, str] = {}
     for part in parts:
         if twice := values.keys() & part.values.keys():
             raise ValueError(f"two metrics report {sorted(twice)}")
         values.update(part.values)
         tables.extend(part.tables)
         confusions.extend(part.confusions)
-    return Scores(values, tuple(tables), tuple(confusions))
+        charts.extend(part.charts)
+        meanings.update(part.meanings)
+    return Scores(values, tuple(tables), tuple(confusions), tuple(charts), meanings)

@@ -81,7 +81,7 @@ class DataConfig:
     """Folder of the tokenised store and the prefix cache; default `$CHAINFT_CACHE`, else `~/.cache/chainft`."""
 
 
-DEFAULT_MODELS: Mapping[str, str] = {"generate": "smollm2"}
+DEFAULT_MODELS: Mapping[str, str] = {"generate": "smollm2", "summarize": "smollm2", "translate": "smollm2"}
 """The model of a task that names none, where it is not that of `ModelConfig`, an encoder."""
 
 

@@ -22,6 +22,9 @@ from chainft.run_folder import RunFolder
 from chainft.tasks.base import Table
 
 _PIPELINES = {"ner": "token-classification", "classify": "text-classification", "generate": "text-generation"}
+_TAGS = {**_PIPELINES, "translate": "translation", "summarize": "summarization"}
+"""Kinds of task that the hub has; transformers 5 has no pipelines for the last two, nor for encoder-decoders."""
+_WRITERS = ("generate", "translate", "summarize")
 _PACKAGED = {
     "starter": "sentence-transformers/all-MiniLM-L6-v2",
     "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -51,14 +54,13 @@ def base_model(facts: RunFacts) -> str | None:
 def _pipeline(facts: RunFacts) -> str | None:
     """The pipeline of transformers that runs the model."""
     architecture = str(facts.plan.get("model", {}).get("class") or "")
-    if architecture.endswith(("ForConditionalGeneration", "ForSeq2SeqLM")):
-        return "text2text-generation"
-    return _PIPELINES.get(facts.task)
+    has_encoder = architecture.endswith(("ForConditionalGeneration", "MTModel", "ForSeq2SeqLM"))
+    return None if has_encoder else _PIPELINES.get(facts.task)
 
 
 def _header(facts: RunFacts) -> dict[str, Any]:
     header: dict[str, Any] = {"library_name": "transformers"}
-    pipeline, base = _pipeline(facts), base_model(facts)
+    pipeline, base = _TAGS.get(facts.task), base_model(facts)
     if pipeline:
         header["pipeline_tag"] = pipeline
     if base:
@@ -95,6 +97,8 @@ def _intro(facts: RunFacts) -> Iterator[str]:
         "ner": "finds named entities in text",
         "classify": "classifies texts",
         "generate": "answers prompts with text",
+        "translate": "translates texts",
+        "summarize": "summarizes documents",
         "joint": f"does {plural(len(facts.heads), 'task')} on one trunk ({', '.join(facts.heads)})",
     }.get(facts.task, f"does the task {_code(facts.task)}")
     origin = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
@@ -130,7 +134,8 @@ def _usage(facts: RunFacts) -> Iterator[str]:
         folders = ", ".join(_code(name) for name in facts.heads)
         yield f"Each of the folders {folders} is a plain model of transformers for its task."
     yield ""
-    yield f"{'All at once w' if facts.heads else 'Or w'}ith chainft, which also splits over-long texts into windows and builds the input just as in training:"
+    start = "All at once w" if facts.heads else "Or w" if pipeline else "W"
+    yield f"{start}ith chainft, which also splits over-long texts into windows and builds the input just as in training:"
     yield ""
     yield "```"
     yield f'chainft predict path/to/this/folder "{text}"'
@@ -205,7 +210,7 @@ def _limits(facts: RunFacts) -> Iterator[str]:
     yield "- It learned from the examples above alone: expect lower scores on other languages, topics or styles of text."
     if facts.labels:
         yield "- It always answers with the labels above; what belongs to none of them is forced into one or overlooked."
-    if facts.task == "generate":
+    if facts.task in _WRITERS:
         yield "- It can state false things fluently; have a person check what matters."
     yield "- It inherits the biases of the model it was tuned from, and its scores are no promise for single answers."
     for finding in facts.card.get("findings") or ():

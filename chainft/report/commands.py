@@ -10,6 +10,8 @@ _SAMPLES: dict[str, str] = {
     "ner": "Angela Merkel met engineers from Siemens in Berlin.",
     "classify": "My card still has not arrived.",
     "generate": "can u send the report",
+    "translate": "Two children are feeding the ducks.",
+    "summarize": "The bridge was closed on Monday after a crack was found. Experts need three days to look at it.",
     "joint": "I ordered a lamp from Siemens in Berlin and it has not arrived.",
 }
 

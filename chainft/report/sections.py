@@ -17,6 +17,8 @@ _TASKS = {
     "ner": "Named entity recognition",
     "classify": "Text classification",
     "generate": "Text generation",
+    "translate": "Translation",
+    "summarize": "Summarization",
     "joint": "Several tasks on one trunk",
 }
 

@@ -120,7 +120,7 @@ class Scores:
 
     values: Mapping[str, float]
     """Flat, for example `entity_f1: 0.81`; names say what is counted. Less is better where a name ends in `loss`,
-    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics.base.falls`), else more."""
+    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics._direction.falls`), else more."""
     tables: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     charts: tuple[Chart, ...] = ()

@@ -18,8 +18,8 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.data.joint import inner, named, of_task
 from chainft.errors import ConfigError, Problem, did_you_mean
+from chainft.metrics._direction import falls
 from chainft.metrics._joint import MEAN, JointMetric
-from chainft.metrics.base import falls
 from chainft.registry import find
 from chainft.tasks._joint_rows import PART, has_part, join_results, own_row, same_inputs, split_row
 from chainft.tasks.base import Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from chainft.metrics.base import falls, mean
+from chainft.metrics.base import mean
 from chainft.tasks.base import Metric, Scores, merge_scores
 
 MEAN = "mean_score"
@@ -23,6 +23,8 @@ class JointMetric(Metric):
         """`mains`: the main metric of each task."""
         self._metrics = metrics
         self._mains = mains
+        empty = {name: merge_scores(one.scores() for one in several) for name, several in metrics.items()}
+        self._falling = {name for name, scores in empty.items() if scores.falls(mains[name])}
         self._seen: Counter[str] = Counter()
 
     def update(self, gold: Mapping[str, Any], predicted: Mapping[str, Any]) -> None:
@@ -35,16 +37,16 @@ class JointMetric(Metric):
     def compute(self) -> Scores:
         """The scores of the tasks of which there were examples, and the mean over these; of all where there were none."""
         chosen = [name for name in self._metrics if self._seen[name] or not self._seen]
-        parts = {name: merge_scores(one.compute() for one in self._metrics[name]) for name in chosen}
+        parts = {name: merge_scores(one.scores() for one in self._metrics[name]) for name in chosen}
         mains = {name: part.values[self._mains[name]] for name, part in parts.items() if self._has_main(name, part)}
         scores = merge_scores(_named(name, part) for name, part in parts.items())
-        if len(mains) < len(parts) or any(map(falls, self._mains.values())):
+        if len(mains) < len(parts) or self._falling:
             return scores
         return replace(scores, values={MEAN: mean(list(mains.values())), **scores.values})
 
     def _has_main(self, name: str, part: Scores) -> bool:
         """Losses are no scores, and the mean is not over them."""
-        return self._mains[name] in part.values and not falls(self._mains[name])
+        return self._mains[name] in part.values and name not in self._falling
 
 
 def _named(name: str, part: Scores) -> Scores:
@@ -52,4 +54,6 @@ def _named(name: str, part: Scores) -> Scores:
         {f"{name}/{key}": value for key, value in part.values.items()},
         tuple(replace(table, title=f"{name}: {table.title}") for table in part.tables),
         tuple(replace(confusion, title=f"{name}: {confusion.title}") for confusion in part.confusions),
+        frozenset(f"{name}/{key}" for key in part.falling),
+        {f"{name}/{key}": text for key, text in part.meanings.items()},
     )

@@ -27,7 +27,7 @@ def make_metrics(names: Sequence[str], family: str) -> list[Metric]:
 
 def check_metric(name: str | None, task: Task) -> None:
     """Raise ConfigError where `task` reports no value `name`: metrics tell their names without any example."""
-    empty = merge_scores(metric.compute() for metric in task.metrics())
+    empty = merge_scores(metric.scores() for metric in task.metrics())
     names = {**empty.values, **task.all_loss_scores(dict.fromkeys(task.tasks or [""], 1.0))}
     if name is not None and name not in names:
         raise unknown_metric(name, names)
@@ -43,9 +43,9 @@ def unknown_metric(metric: str, values: Mapping[str, float]) -> ConfigError:
     )
 
 
-def falls(metric: str) -> bool:
-    """Whether less is better: losses and perplexity fall, everything else rises."""
-    return metric.endswith(("loss", "perplexity"))
+def falls(metric: str, task: Task) -> bool:
+    """Whether less is better: losses, perplexity, and what a metric of the task names in `falling`."""
+    return merge_scores(one.scores() for one in task.metrics()).falls(metric)
 
 
 class Counts(NamedTuple):

@@ -114,10 +114,10 @@ def _print_headline(console: Console, outcome: Outcome) -> None:
         line.append(f"{number(before)} before, ")
     line.append(
         f"{number(value)} after training",
-        style="bold red" if judgement(metric, before, value) == "worse" else "bold green",
+        style="bold red" if judgement(before, value, falls=scores.falls(metric)) == "worse" else "bold green",
     )
     console.print(line, soft_wrap=True)
-    if explained := meaning(metric):
+    if explained := meaning(metric, scores.meanings):
         for part in Text(explained, style="dim").wrap(console, max(20, console.width - 2)):
             part.rstrip()
             console.print(Text("  ").append_text(part))

@@ -140,13 +140,20 @@ def scores_of(record: Mapping[str, Any] | None) -> Scores | None:
             for name, value in (record.get("values") or {}).items()
         },
         tables=tuple(
-            Table(str(table["title"]), tuple(map(str, table["columns"])), tuple(tuple(row) for row in table["rows"]))
+            Table(
+                str(table["title"]),
+                tuple(map(str, table["columns"])),
+                tuple(tuple(row) for row in table["rows"]),
+                str(table.get("note") or ""),
+            )
             for table in record.get("tables") or ()
         ),
         confusions=tuple(
             Confusion(str(one["title"]), tuple(map(str, one["labels"])), tuple(tuple(row) for row in one["counts"]))
             for one in record.get("confusions") or ()
         ),
+        falling=frozenset(map(str, record.get("falling") or ())),
+        meanings={str(name): str(text) for name, text in (record.get("meanings") or {}).items()},
     )
 
 

@@ -9,7 +9,7 @@ from chainft.report.confusion import confusion_view
 from chainft.report.markup import Child, Html, tag
 from chainft.report.run_files import RunFacts
 from chainft.report.tables import MOST_ROWS, SHORT_ROWS, Row, deciding_column, split_rows
-from chainft.report.words import change, judgement, lower_is_better, meaning, number
+from chainft.report.words import change, judgement, meaning, number
 from chainft.tasks.base import Scores, Table
 
 _ENTITIES = (
@@ -58,14 +58,16 @@ def scores_section(facts: RunFacts) -> Html | None:
 
 def _value_row(name: str, scores: Scores, before: Scores | None, validation: Scores | None, *, main: bool) -> Html:
     after, old = scores.values[name], before.values.get(name) if before else None
-    fraction = not lower_is_better(name) and 0 <= after <= 1 and (old is None or 0 <= old <= 1)
-    explained = meaning(name, brief=True)
+    fraction = not scores.falls(name) and 0 <= after <= 1 and (old is None or 0 <= old <= 1)
+    explained = meaning(name, scores.meanings, brief=True)
     return tag(
         "tr",
         tag("th", name, tag("span", explained, class_="meaning") if explained else None, scope="row"),
         tag("td", number(old), class_="number") if before else None,
         tag("td", tag("strong", number(after)), class_="number"),
-        tag("td", change(old, after), class_=f"number {judgement(name, old, after)}") if before else None,
+        tag("td", change(old, after), class_=f"number {judgement(old, after, falls=scores.falls(name))}")
+        if before
+        else None,
         tag("td", dumbbell(old, after) if fraction else None),
         tag("td", number(validation.values.get(name)), class_="number") if validation else None,
         class_="main" if main else None,
@@ -98,7 +100,9 @@ def class_table(table: Table) -> Html:
 
 
 def unit_note(table: Table) -> str | None:
-    """What a table counts, by its title; None where we can't tell."""
+    """What a table counts: as it says itself, else by its title; None where we can't tell."""
+    if table.note:
+        return table.note
     title = table.title.casefold()
     found = [(title.find(word), note) for words, note in _UNITS for word in words if word in title]
     return min(found)[1] if found else None

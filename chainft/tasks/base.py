@@ -15,8 +15,8 @@ compute (so that configs are checked without it), and one YAML. Shapes: B batch,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -76,6 +76,8 @@ class Table:
     """Says plainly what is counted: `entities`, `tokens`, `texts`."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
+    note: str = ""
+    """A sentence for the report on what is counted and how to read it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,14 @@ class Scores:
     """Flat, for example `entity_f1: 0.81`; names say what is counted."""
     tables: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
+    falling: frozenset[str] = frozenset()
+    """Names of values of which less is better, besides losses and perplexity; see `Metric.falling`."""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """Name of a value -> what it counts; see `Metric.meanings`."""
+
+    def falls(self, name: str) -> bool:
+        """Whether less of this value is better."""
+        return name in self.falling or name.endswith(("loss", "perplexity"))
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,10 @@ class Metric(ABC):
     family: ClassVar[str]
     """What `update` receives: `tags` (a list of tags), `label` (one), `labels` (a list), `text` (a string), or the name
     of a form that a plug-in's task and metric agree on."""
+    falling: Collection[str] = ()
+    """Names of its values of which less is better (`loss` and `perplexity` are known): an error, a distance."""
+    meanings: Mapping[str, str] = MappingProxyType({})
+    """Name of a value -> what it counts, in plain words, for console, report and model card."""
 
     @abstractmethod
     def update(self, gold: Any, predicted: Any) -> None:
@@ -133,6 +147,11 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> Scores:
         """The scores of all examples since the start; defined (0.0 or absent, never an error) for none."""
+
+    def scores(self) -> Scores:
+        """What `compute` gives, with directions and meanings."""
+        found = self.compute()
+        return replace(found, falling=found.falling | set(self.falling), meanings={**self.meanings, **found.meanings})
 
 
 @dataclass(frozen=True)
@@ -157,6 +176,22 @@ class Labels:
         return {name: index for index, name in enumerate(self.names)}
 
 
+@dataclass(frozen=True)
+class About:
+    """A task in words: for the report, the model card, and the commands that are shown after a run."""
+
+    title: str | None = None
+    """What is done, for the head of the report: `Named entity recognition`; default: the name of the task."""
+    purpose: str | None = None
+    """Completes `This model ...`: `finds named entities in text`."""
+    sample: str = "Your text here."
+    """An input to try the model on, as `chainft predict` takes it."""
+    pipeline: str | None = None
+    """The pipeline of transformers that runs the saved model: `token-classification`; None: there is none."""
+    limit: str | None = None
+    """A sentence on what such a model gets wrong, for the model card."""
+
+
 class Task(ABC):
     """A kind of learning problem. One instance serves one run; `labels` and `tokenizer` are set on the way."""
 
@@ -170,12 +205,23 @@ class Task(ABC):
     main_metric: ClassVar[str]
     """Key of `Scores.values` that chooses the best checkpoint unless the config names another."""
     metric_family: ClassVar[str]
+    about: ClassVar[About] = About()
+    default_model: ClassVar[str] = "starter"
+    """Value of the group `model` that is trained where none is named."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
         self.labels = Labels()
         self.tokenizer: PreTrainedTokenizerBase
         self.max_length: int
+
+    @classmethod
+    def default_data(cls, settings: Mapping[str, Any]) -> str:
+        """Value of the group `data` that is used where neither it nor a file is given, if there is such a value.
+
+        `settings`: those of the node `task` that are set, unchecked.
+        """
+        return f"starter_{settings.get('name')}"
 
     # Data ---------------------------------------------------------------------------------------
 
@@ -314,10 +360,14 @@ def merge_scores(parts: Iterable[Scores]) -> Scores:
     values: dict[str, float] = {}
     tables: list[Table] = []
     confusions: list[Confusion] = []
+    falling: frozenset[str] = frozenset()
+    meanings: dict[str, str] = {}
     for part in parts:
         if twice := values.keys() & part.values.keys():
             raise ValueError(f"two metrics report {sorted(twice)}")
         values.update(part.values)
         tables.extend(part.tables)
         confusions.extend(part.confusions)
-    return Scores(values, tuple(tables), tuple(confusions))
+        falling |= part.falling
+        meanings.update(part.meanings)
+    return Scores(values, tuple(tables), tuple(confusions), falling, meanings)

@@ -22,7 +22,7 @@ from chainft.metrics._joint import MEAN, JointMetric
 from chainft.metrics.base import falls
 from chainft.registry import find
 from chainft.tasks._joint_rows import PART, has_part, join_results, own_row, same_inputs, split_row
-from chainft.tasks.base import Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,11 +40,14 @@ class Joint(Task):
     auto_class: ClassVar[str] = ""
     main_metric: ClassVar[str] = MEAN
     metric_family: ClassVar[str] = "joint"
+    about: ClassVar[About] = About(
+        "Several tasks on one trunk", sample="I ordered a lamp from Siemens in Berlin and it has not arrived."
+    )
 
     def __new__(cls, config: TaskConfig) -> Self:
         """Where a main metric falls, such as a loss, there is no mean of scores: the loss chooses."""
         assert isinstance(config, JointConfig)
-        falling = any(falls(task.main_metric) for task in _tasks(config).values())
+        falling = any(falls(task.main_metric, task) for task in _tasks(config).values())
         chosen: Any = (JointByLoss if falling else Joint) if cls is Joint else cls
         made: Self = super().__new__(chosen)
         return made

@@ -54,6 +54,8 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
         "values": {name: value if math.isfinite(value) else None for name, value in scores.values.items()},
         "tables": [asdict(table) for table in scores.tables],
         "confusions": [asdict(confusion) for confusion in scores.confusions],
+        "falling": sorted(scores.falling),
+        "meanings": dict(scores.meanings),
     }
 
 

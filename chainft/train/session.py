@@ -31,7 +31,7 @@ from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.environment import environment_facts
 from chainft.train.finish import WorstMistakes, score_and_write, scores_to_json, write_artefacts
-from chainft.train.fit import Fit, FitState
+from chainft.train.fit import Fit, FitState, greater_is_better
 from chainft.train.forward import Forward, find_packing
 from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
@@ -124,10 +124,12 @@ class Session:
         print_findings([asdict(finding) for finding in prepared.findings if finding.severity != "info"])
 
     def _display(self, prepared: Prepared) -> TrainProgress:
+        metric = self.config.evaluation.metric or prepared.task.main_metric
         return TrainProgress(
             Course.of(self.config, len(prepared.splits.examples["train"])).total_steps,
             every=self.config.train.logging_steps,
-            metric=self.config.evaluation.metric or prepared.task.main_metric,
+            metric=metric,
+            rises=greater_is_better(self.config, metric, prepared.task),
         )
 
     def _make_fit(self, prepared: Prepared, accelerator: Accelerator, display: TrainProgress) -> Fit:

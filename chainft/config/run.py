@@ -181,6 +181,8 @@ class EvaluationConfig:
     """How much better than when it began to wait must an evaluation be, so that `patience` begins anew."""
     before_training: bool = True
     """Score the test examples before the first step too, so that the report shows before and after."""
+    baselines: bool = True
+    """Score the task's simple baselines (majority, copy, ...) on the test examples too, to compare with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,10 +161,10 @@ def score(
     for one in predicted:
         gold, answer = engine.task.gold(one.example), engine.task.predicted(one.prediction)
         for metric in metrics:
-            metric.update(gold, answer)
+            metric.update(gold, one.prediction if metric.needs_scores else answer)
         if sink:
             sink(one)
-    scores = merge_scores(metric.scores() for metric in metrics)
+    scores = merge_scores(metric.compute() for metric in metrics)
     losses = {name: one.mean for name, one in engine.losses.items() if one.mean is not None}
     return replace(scores, values={**engine.task.all_loss_scores(losses), **scores.values})
 

@@ -9,6 +9,9 @@ from chainft.errors import ConfigError, did_you_mean
 from chainft.registry import find
 from chainft.tasks.base import Metric, Task, merge_scores
 
+FALLING = ("loss", "perplexity", "error", "error_rate")
+"""Endings of the names of values of which less is better."""
+
 
 def make_metrics(names: Sequence[str], family: str) -> list[Metric]:
     """Fresh counters by name. Raises ConfigError for one that counts another kind of answer than `family`."""
@@ -27,7 +30,7 @@ def make_metrics(names: Sequence[str], family: str) -> list[Metric]:
 
 def check_metric(name: str | None, task: Task) -> None:
     """Raise ConfigError where `task` reports no value `name`: metrics tell their names without any example."""
-    empty = merge_scores(metric.scores() for metric in task.metrics())
+    empty = merge_scores(metric.compute() for metric in task.metrics())
     names = {**empty.values, **task.all_loss_scores(dict.fromkeys(task.tasks or [""], 1.0))}
     if name is not None and name not in names:
         raise unknown_metric(name, names)
@@ -43,9 +46,13 @@ def unknown_metric(metric: str, values: Mapping[str, float]) -> ConfigError:
     )
 
 
-def falls(metric: str, task: Task) -> bool:
-    """Whether less is better: losses, perplexity, and what a metric of the task names in `falling`."""
-    return merge_scores(one.scores() for one in task.metrics()).falls(metric)
+def falls(metric: str) -> bool:
+    """Whether less is better: losses, perplexity and errors fall, everything else rises.
+
+    >>> [falls(name) for name in ("loss", "ner/loss", "mean_absolute_error", "slot_error_rate", "f1_macro")]
+    [True, True, True, True, False]
+    """
+    return metric.endswith(FALLING)
 
 
 class Counts(NamedTuple):

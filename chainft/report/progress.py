@@ -18,6 +18,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.text import Text
 
+from chainft.metrics.base import falls
 from chainft.report.console import messages
 from chainft.report.live import Bar, is_live, live_on
 from chainft.report.words import duration, number, printable, short, size
@@ -38,7 +39,7 @@ class TrainProgress:
 
     On a terminal the live line moves from the first `step` until `close`; use it as a context manager, so that
     it is closed when training fails. Elsewhere a line comes every `every` steps. `metric` chooses the score
-    that evaluations show first, and of which the best is pointed out: the greatest if it `rises`, else the least.
+    that evaluations show first, and of which the best is pointed out.
     """
 
     def __init__(
@@ -47,7 +48,6 @@ class TrainProgress:
         *,
         every: int = 10,
         metric: str | None = None,
-        rises: bool = True,
         enabled: bool = True,
         console: Console | None = None,
         clock: Clock = time.monotonic,
@@ -55,7 +55,6 @@ class TrainProgress:
         self.total_steps = total_steps
         self.every = max(1, every)
         self.metric = metric
-        self.rises = rises
         self.enabled = enabled
         self.console = console or messages()
         self._clock = clock
@@ -146,7 +145,7 @@ class TrainProgress:
         value = values.get(self.metric) if self.metric else None
         if self.metric is None or value is None:
             return ""
-        better = self._best is None or (value > self._best if self.rises else value < self._best)
+        better = self._best is None or ((value < self._best) == falls(self.metric) and value != self._best)
         if better:
             self._best = value
         return "  (best so far)" if better else ""

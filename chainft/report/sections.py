@@ -39,13 +39,11 @@ def _result(facts: RunFacts) -> list[Child]:
         if before is not None
         else None,
         tag("span", number(after), class_="after"),
-        tag(
-            "span", " ", change(before, after), class_=f"change {judgement(before, after, falls=scores.falls(metric))}"
-        )
+        tag("span", " ", change(before, after), class_=f"change {judgement(metric, before, after)}")
         if before is not None
         else None,
     ]
-    explained = meaning(metric, scores.meanings)
+    explained = meaning(metric) or scores.meanings.get(metric)
     chosen = "Validation also chose the best checkpoint, so expect slightly less on new texts. Give data.test for a fair score."
     return [
         tag("h1", tag("span", f"{metric} on {split}", class_="metric"), " ", tag("span", numbers, class_="numbers")),

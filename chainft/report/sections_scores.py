@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chainft.metrics.base import falls
 from chainft.report.charts import bar, dumbbell
 from chainft.report.confusion import confusion_view
 from chainft.report.markup import Child, Html, tag
-from chainft.report.run_files import RunFacts
-from chainft.report.tables import MOST_ROWS, SHORT_ROWS, Row, deciding_column, split_rows
+from chainft.report.run_files import Outcome, RunFacts
+from chainft.report.tables import MOST_ROWS, SHORT_ROWS, Row, baselines_table, deciding_column, split_rows
 from chainft.report.words import change, judgement, meaning, number
 from chainft.tasks.base import Scores, Table
 
@@ -53,21 +54,29 @@ def scores_section(facts: RunFacts) -> Html | None:
         f"Scores on {split}",
         tag("div", tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="scores"), class_="scroll"),
         tag("p", f"{hollow}{_WHY_BOLD if facts.chosen else ''}", class_="note"),
+        _baselines(outcome),
     )
+
+
+def _baselines(outcome: Outcome) -> Child:
+    """The trained model beside simple answers."""
+    table = baselines_table(outcome)
+    if table is None:
+        return None
+    note = "What is reached without the model; training was worth it where the model does better."
+    return [tag("h3", table.title), tag("p", note, class_="note"), _grid(table, table.rows, ())]
 
 
 def _value_row(name: str, scores: Scores, before: Scores | None, validation: Scores | None, *, main: bool) -> Html:
     after, old = scores.values[name], before.values.get(name) if before else None
-    fraction = not scores.falls(name) and 0 <= after <= 1 and (old is None or 0 <= old <= 1)
-    explained = meaning(name, scores.meanings, brief=True)
+    fraction = not falls(name) and 0 <= after <= 1 and (old is None or 0 <= old <= 1)
+    explained = meaning(name, brief=True) or scores.meanings.get(name)
     return tag(
         "tr",
         tag("th", name, tag("span", explained, class_="meaning") if explained else None, scope="row"),
         tag("td", number(old), class_="number") if before else None,
         tag("td", tag("strong", number(after)), class_="number"),
-        tag("td", change(old, after), class_=f"number {judgement(old, after, falls=scores.falls(name))}")
-        if before
-        else None,
+        tag("td", change(old, after), class_=f"number {judgement(name, old, after)}") if before else None,
         tag("td", dumbbell(old, after) if fraction else None),
         tag("td", number(validation.values.get(name)), class_="number") if validation else None,
         class_="main" if main else None,

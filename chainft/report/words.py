@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+
+from chainft.metrics.base import falls
 
 MISSING = "–"
 
@@ -126,29 +127,27 @@ def size(num_bytes: float | None) -> str:
     return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
 
 
-def judgement(before: float | None, after: float | None, *, falls: bool) -> str:
-    """`better`, `worse`, or `same` where nothing can be said; `falls`: less is better.
+def judgement(metric: str, before: float | None, after: float | None) -> str:
+    """`better`, `worse`, or `same` where nothing can be said.
 
-    >>> judgement(2.0, 1.0, falls=True), judgement(2.0, 1.0, falls=False), judgement(None, 1.0, falls=False)
+    >>> judgement("loss", 2.0, 1.0), judgement("f1", 2.0, 1.0), judgement("f1", None, 1.0)
     ('better', 'worse', 'same')
     """
     if before is None or after is None or before == after or not math.isfinite(before + after):
         return "same"
-    return "better" if (after < before) == falls else "worse"
+    return "better" if (after < before) == falls(metric) else "worse"
 
 
-def meaning(metric: str, told: Mapping[str, str], *, brief: bool = False) -> str | None:
-    """What a metric counts, in plain words: those that it brings (`told`), else ours; None where there are neither.
+def meaning(metric: str, *, brief: bool = False) -> str | None:
+    """What a metric counts, in plain words; None for one that we don't know.
 
-    >>> meaning("entity_recall", {}, brief=True)
+    >>> meaning("entity_recall", brief=True)
     'of what is there, the share that was found; counts whole entities'
-    >>> meaning("entity_recall", {}).split(": ")[1]
+    >>> meaning("entity_recall").split(": ")[1]
     'one is right only if its type, its first and its last word are all right'
-    >>> meaning("f1_macro", {})
+    >>> meaning("f1_macro")
     'balance (harmonic mean) of precision and recall; the plain mean over classes: rare ones weigh as much as frequent ones'
     """
-    if metric in told:
-        return told[metric]
     metric = metric.rpartition("/")[2]  # Of several tasks, the part before says which one.
     if metric in _MEANINGS:
         return _MEANINGS[metric]

@@ -15,8 +15,8 @@ compute (so that configs are checked without it), and one YAML. Shapes: B batch,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -36,6 +36,10 @@ Arrays = dict[str, np.ndarray]
 """One feature: for each column its one-dimensional array."""
 Prediction = dict[str, Any]
 """What is predicted for one example: plain JSON values; one line of `chainft predict`."""
+AUTO = "auto"
+"""Value of a setting that is chosen on validation."""
+Baseline = Callable[[Example], Any]
+"""Answers an example without a trained model, in the form in which metrics take predictions."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +94,40 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One curve, or one set of bars or points, of a chart."""
+
+    name: str
+    points: tuple[tuple[float | str, float], ...]
+    """x and y; the x of a bar may be a name."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plot of the report."""
+
+    title: str
+    note: str
+    """In plain words: what is drawn, and which direction is good."""
+    x: str
+    """What stands on the horizontal axis, with its unit."""
+    series: tuple[Series, ...]
+    kind: Literal["line", "bar"] = "line"
+    """bar: counts or scores of neighbouring stretches of x, one series; line: up to four series."""
+
+
+@dataclass(frozen=True)
 class Scores:
-    """What metrics found: numbers to log and compare, tables to read."""
+    """What metrics found: numbers to log and compare, tables and charts to read."""
 
     values: Mapping[str, float]
-    """Flat, for example `entity_f1: 0.81`; names say what is counted."""
+    """Flat, for example `entity_f1: 0.81`; names say what is counted. Less is better where a name ends in `loss`,
+    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics.base.falls`), else more."""
     tables: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
-    falling: frozenset[str] = frozenset()
-    """Names of values of which less is better, besides losses and perplexity; see `Metric.falling`."""
+    charts: tuple[Chart, ...] = ()
     meanings: Mapping[str, str] = field(default_factory=dict)
-    """Name of a value -> what it counts; see `Metric.meanings`."""
-
-    def falls(self, name: str) -> bool:
-        """Whether less of this value is better."""
-        return name in self.falling or name.endswith(("loss", "perplexity"))
+    """What a value counts, in plain words, where the report does not know it."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +158,10 @@ class Metric(ABC):
     family: ClassVar[str]
     """What `update` receives: `tags` (a list of tags), `label` (one), `labels` (a list), `text` (a string), or the name
     of a form that a plug-in's task and metric agree on."""
-    falling: Collection[str] = ()
-    """Names of its values of which less is better (`loss` and `perplexity` are known): an error, a distance."""
-    meanings: Mapping[str, str] = MappingProxyType({})
-    """Name of a value -> what it counts, in plain words, for console, report and model card."""
+
+    needs_scores: ClassVar[bool] = False
+    """Whether `update` receives the whole `Prediction`, with its scores, instead of the answer alone. Such a metric is
+    not counted for baselines, which have none."""
 
     @abstractmethod
     def update(self, gold: Any, predicted: Any) -> None:
@@ -147,11 +170,6 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> Scores:
         """The scores of all examples since the start; defined (0.0 or absent, never an error) for none."""
-
-    def scores(self) -> Scores:
-        """What `compute` gives, with directions and meanings."""
-        found = self.compute()
-        return replace(found, falling=found.falling | set(self.falling), meanings={**self.meanings, **found.meanings})
 
 
 @dataclass(frozen=True)
@@ -208,6 +226,8 @@ class Task(ABC):
     about: ClassVar[About] = About()
     default_model: ClassVar[str] = "starter"
     """Value of the group `model` that is trained where none is named."""
+    tuned_fields: ClassVar[tuple[str, ...]] = ()
+    """Settings of the config that `auto` leaves to `tuned`; until then `decode` takes a default of the task."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -341,6 +361,23 @@ class Task(ABC):
     def metrics(self) -> list[Metric]:
         """Fresh metric counters, as the config chooses them."""
 
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """Simple answers that a trained model must beat, by name (majority, copy, ...), learned from `train` alone."""
+        return {}
+
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether settings of the decision are still to be chosen on validation, such as a threshold."""
+        return any(getattr(self.config, name) == AUTO for name in self.tuned_fields)
+
+    def tuned(self, pairs: Iterable[tuple[Example, Prediction]]) -> TaskConfig:
+        """The config with those settings filled in, by the predictions of the best weights on validation examples.
+
+        None in `pairs`: there is no validation, and the task says what it takes instead. The rest of the config, and
+        what `raw` gives, stay as they are: only `decode` may change with it.
+        """
+        return self.config
+
     def loss_scores(self, loss: float | None) -> Mapping[str, float]:
         """Scores that follow from the mean loss alone, such as perplexity."""
         return {}
@@ -360,7 +397,7 @@ def merge_scores(parts: Iterable[Scores]) -> Scores:
     values: dict[str, float] = {}
     tables: list[Table] = []
     confusions: list[Confusion] = []
-    falling: frozenset[str] = frozenset()
+    charts: list[Chart] = []
     meanings: dict[str, str] = {}
     for part in parts:
         if twice := values.keys() & part.values.keys():
@@ -368,6 +405,6 @@ def merge_scores(parts: Iterable[Scores]) -> Scores:
         values.update(part.values)
         tables.extend(part.tables)
         confusions.extend(part.confusions)
-        falling |= part.falling
+        charts.extend(part.charts)
         meanings.update(part.meanings)
-    return Scores(values, tuple(tables), tuple(confusions), falling, meanings)
+    return Scores(values, tuple(tables), tuple(confusions), tuple(charts), meanings)

@@ -8,6 +8,7 @@ averaged. Shapes: B batch (windows), C classes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,9 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, Problem
 from chainft.metrics.base import make_metrics
-from chainft.tasks.base import About, Arrays, Column, Field, Labels, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Labels, Metric, Mistake, Prediction, Task
 from chainft.text import classes
+from chainft.text.bag_of_words import bag_of_words
 from chainft.text.labels import Census, label_set, weights_of
 
 if TYPE_CHECKING:
@@ -238,6 +240,13 @@ class SingleLabel(Classify):
     def predicted(self, prediction: Prediction) -> str:
         return str(prediction["label"])
 
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """`majority`: always the most frequent label; `bag_of_words`: TF-IDF and logistic regression."""
+        most = Counter(map(self.gold, train)).most_common(1)
+        learned = bag_of_words(list(map(classes.shown, train)), list(map(self.gold, train)))
+        found: dict[str, Baseline] = {"majority": lambda example: most[0][0]}
+        return found | ({"bag_of_words": lambda one: learned(classes.shown(one))} if learned else {})
+
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         gold, label = self.gold(example), self.predicted(prediction)
         return None if gold == label else Mistake(prediction["score"], classes.shown(example), gold, label)
@@ -308,6 +317,11 @@ class MultiLabel(Classify):
 
     def predicted(self, prediction: Prediction) -> list[str]:
         return list(prediction["labels"])
+
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """`majority`: always the most frequent set of labels."""
+        most = Counter(tuple(self.gold(one)) for one in train).most_common(1)
+        return {"majority": lambda example: list(most[0][0])}
 
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         gold, labels = self.gold(example), self.predicted(prediction)

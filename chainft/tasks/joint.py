@@ -7,7 +7,7 @@ trunk's inputs, and for each of its tasks `<task>.<column>`. Letters: B rows, b 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -47,7 +47,7 @@ class Joint(Task):
     def __new__(cls, config: TaskConfig) -> Self:
         """Where a main metric falls, such as a loss, there is no mean of scores: the loss chooses."""
         assert isinstance(config, JointConfig)
-        falling = any(falls(task.main_metric, task) for task in _tasks(config).values())
+        falling = any(falls(task.main_metric) for task in _tasks(config).values())
         chosen: Any = (JointByLoss if falling else Joint) if cls is Joint else cls
         made: Self = super().__new__(chosen)
         return made
@@ -210,11 +210,24 @@ class Joint(Task):
     def predicted(self, prediction: Prediction) -> dict[str, Any]:
         return {name: self.tasks[name].predicted(one) for name, one in prediction.items()}
 
+    @property
+    def needs_tuning(self) -> bool:
+        return any(task.needs_tuning for task in self.tasks.values())
+
+    def tuned(self, pairs: Iterable[tuple[Example, Prediction]]) -> TaskConfig:
+        """Each task's settings by the validation examples that are for it."""
+        kept = list(pairs)
+        for name, task in self.tasks.items():
+            if task.needs_tuning:
+                task.config = task.tuned((inner(one, name), made[name]) for one, made in kept if name in one.values)
+        return replace(self.config, tasks={name: task.config for name, task in self.tasks.items()})
+
     def metrics(self) -> list[Metric]:
         return [
             JointMetric(
                 {name: task.metrics() for name, task in self.tasks.items()},
                 {name: task.main_metric for name, task in self.tasks.items()},
+                {name: task.predicted for name, task in self.tasks.items()},
             )
         ]
 

@@ -14,7 +14,7 @@ from chainft.data.example import Example
 from chainft.errors import DivergedError, Interrupted, Stopped
 from chainft.metrics.base import falls, unknown_metric
 from chainft.run_folder import RunFolder, write_json
-from chainft.tasks.base import Scores, Task
+from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.faults import fault_point
 from chainft.train.learner import Course, Learner, StepFacts, configured_rows
@@ -79,7 +79,6 @@ class Fit:
         self.facts = facts
         self.state = FitState()
         self.metric = learner.config.evaluation.metric or learner.task.main_metric
-        self.rises = greater_is_better(learner.config, self.metric, learner.task)
 
     def run(self) -> FitState:
         """Train to the end. Raises Stopped or Interrupted after saving, DivergedError without."""
@@ -171,7 +170,7 @@ class Fit:
             return -math.inf
         if before is None:
             return math.inf
-        return value - before if self.rises else before - value
+        return value - before if greater_is_better(self.learner.config, self.metric) else before - value
 
     def _is_out_of_patience(self, waited: int) -> bool:
         patience = self.learner.config.evaluation.patience
@@ -246,8 +245,8 @@ def is_due(every: Interval, step: int, course: Course) -> bool:
     return step % interval == 0
 
 
-def greater_is_better(config: RunConfig, metric: str, task: Task) -> bool:
-    """The direction of a metric: as configured, else as the task's metrics tell it."""
+def greater_is_better(config: RunConfig, metric: str) -> bool:
+    """The direction of a metric: as configured, else losses and perplexity fall and everything else rises."""
     if config.evaluation.greater_is_better is not None:
         return config.evaluation.greater_is_better
-    return not falls(metric, task)
+    return not falls(metric)

@@ -94,7 +94,7 @@ def test_evaluation_shows_the_chosen_metric_first_and_praises_the_best():
 
 def test_best_loss_is_the_lowest():
     console = plain()
-    progress = TrainProgress(100, metric="loss", rises=False, console=console)
+    progress = TrainProgress(100, metric="loss", console=console)
     for step, loss in ((1, 0.5), (2, 0.6), (3, 0.4), (4, 0.4)):
         progress.evaluation(evaluation(step, loss=loss))
     assert ["best so far" in line for line in shown(console).splitlines()] == [True, False, True, False]

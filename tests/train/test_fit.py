@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from chainft.config.run import CheckpointConfig, DataConfig, EvaluationConfig, R
 from chainft.data.example import Example, Origin
 from chainft.errors import ConfigError, DivergedError, Stopped
 from chainft.run_folder import RunFolder
-from chainft.tasks.base import Metric, Scores
+from chainft.tasks.base import Scores
 from chainft.train.checkpoint import CheckpointStore
 from chainft.train.fit import Fit, FitState, greater_is_better, is_due
 from chainft.train.learner import Course, StepFacts
@@ -28,7 +27,7 @@ class FakeLearner:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.task = SimpleNamespace(main_metric="score", metrics=list)
+        self.task = SimpleNamespace(main_metric="score")
         self.course = Course(num_examples=9, batch_size=3, total_steps=STEPS)
         self.accelerator = SimpleNamespace(scaler=None)
         self.max_rows = 3
@@ -77,10 +76,9 @@ def config(**parts: Any) -> RunConfig:
     return replace(base, **parts)
 
 
-def make(folder: Path, settings: RunConfig, scores: dict[int, float] | None, *, metrics: Sequence[Metric] = ()) -> Any:
+def make(folder: Path, settings: RunConfig, scores: dict[int, float] | None) -> Any:
     values = scores or {}
     learner: Any = FakeLearner(settings)
-    learner.task.metrics = lambda: metrics
     stop: Any = Stop()
     recorder: Any = Recorder()
     example = Example({"text": "the words"}, Origin("train.csv", 7))
@@ -130,25 +128,7 @@ def test_a_loss_is_better_when_it_falls(tmp_path: Path) -> None:
     fit = make(tmp_path, settings, {})
     fit.evaluate = lambda step: Scores({"loss": abs(step - 4) + 1.0})
     assert fit.run().best_step == 4
-    told = config(evaluation=EvaluationConfig(metric="loss", greater_is_better=True))
-    assert greater_is_better(told, "loss", fit.learner.task)
-
-
-def test_a_metric_tells_of_which_values_less_is_better(tmp_path: Path) -> None:
-    class Distance(Metric):
-        family = "label"
-        falling = ("distance",)
-
-        def update(self, gold: Any, predicted: Any) -> None:
-            raise NotImplementedError
-
-        def compute(self) -> Scores:
-            return Scores({"distance": 0.0, "accuracy": 0.0})
-
-    fit = make(tmp_path, config(evaluation=EvaluationConfig(every=1, metric="distance")), {}, metrics=[Distance()])
-    fit.evaluate = lambda step: Scores({"distance": abs(step - 4) + 1.0})
-    assert fit.run().best_step == 4
-    assert greater_is_better(config(), "accuracy", fit.learner.task)
+    assert greater_is_better(config(evaluation=EvaluationConfig(metric="loss", greater_is_better=True)), "loss")
 
 
 def test_without_validation_it_saves_each_epoch_and_has_no_best(tmp_path: Path) -> None:

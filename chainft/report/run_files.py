@@ -154,7 +154,12 @@ def scores_of(record: Mapping[str, Any] | None) -> Scores | None:
             for name, value in (record.get("values") or {}).items()
         },
         tables=tuple(
-            Table(str(table["title"]), tuple(map(str, table["columns"])), tuple(tuple(row) for row in table["rows"]))
+            Table(
+                str(table["title"]),
+                tuple(map(str, table["columns"])),
+                tuple(tuple(row) for row in table["rows"]),
+                str(table.get("note") or ""),
+            )
             for table in record.get("tables") or ()
         ),
         confusions=tuple(

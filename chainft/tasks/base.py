@@ -80,6 +80,8 @@ class Table:
     """Says plainly what is counted: `entities`, `tokens`, `texts`."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
+    note: str = ""
+    """A sentence for the report on what is counted and how to read it."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,22 @@ class Labels:
         return {name: index for index, name in enumerate(self.names)}
 
 
+@dataclass(frozen=True)
+class About:
+    """A task in words: for the report, the model card, and the commands that are shown after a run."""
+
+    title: str | None = None
+    """What is done, for the head of the report: `Named entity recognition`; default: the name of the task."""
+    purpose: str | None = None
+    """Completes `This model ...`: `finds named entities in text`."""
+    sample: str = "Your text here."
+    """An input to try the model on, as `chainft predict` takes it."""
+    pipeline: str | None = None
+    """The pipeline of transformers that runs the saved model: `token-classification`; None: there is none."""
+    limit: str | None = None
+    """A sentence on what such a model gets wrong, for the model card."""
+
+
 class Task(ABC):
     """A kind of learning problem. One instance serves one run; `labels` and `tokenizer` are set on the way."""
 
@@ -205,6 +223,9 @@ class Task(ABC):
     main_metric: ClassVar[str]
     """Key of `Scores.values` that chooses the best checkpoint unless the config names another."""
     metric_family: ClassVar[str]
+    about: ClassVar[About] = About()
+    default_model: ClassVar[str] = "starter"
+    """Value of the group `model` that is trained where none is named."""
     tuned_fields: ClassVar[tuple[str, ...]] = ()
     """Settings of the config that `auto` leaves to `tuned`; until then `decode` takes a default of the task."""
 
@@ -213,6 +234,14 @@ class Task(ABC):
         self.labels = Labels()
         self.tokenizer: PreTrainedTokenizerBase
         self.max_length: int
+
+    @classmethod
+    def default_data(cls, settings: Mapping[str, Any]) -> str:
+        """Value of the group `data` that is used where neither it nor a file is given, if there is such a value.
+
+        `settings`: those of the node `task` that are set, unchecked.
+        """
+        return f"starter_{settings.get('name')}"
 
     # Data ---------------------------------------------------------------------------------------
 

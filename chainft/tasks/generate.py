@@ -20,7 +20,7 @@ from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, DataError, ModelError, Problem
 from chainft.metrics.base import make_metrics
 from chainft.metrics.text import chrf
-from chainft.tasks.base import Arrays, BatchResult, Column, Field, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, BatchResult, Column, Field, Metric, Mistake, Prediction, Task
 from chainft.text.inputs import checked_text, take, text_example, text_problems
 from chainft.text.prompts import Encoded, find_template
 
@@ -71,6 +71,14 @@ class Generate(Task):
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     main_metric: ClassVar[str] = "chrf"
     metric_family: ClassVar[str] = "text"
+    about: ClassVar[About] = About(
+        "Text generation",
+        purpose="answers prompts with text",
+        sample="can u send the report",
+        pipeline="text-generation",
+        limit="It can state false things fluently; have a person check what matters.",
+    )
+    default_model: ClassVar[str] = "smollm2"
     config: GenerateConfig
 
     def __new__(cls, config: TaskConfig) -> Self:

@@ -22,7 +22,7 @@ from chainft.metrics._direction import falls
 from chainft.metrics._joint import MEAN, JointMetric
 from chainft.registry import find
 from chainft.tasks._joint_rows import PART, has_part, join_results, own_row, same_inputs, split_row
-from chainft.tasks.base import Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,9 @@ class Joint(Task):
     auto_class: ClassVar[str] = ""
     main_metric: ClassVar[str] = MEAN
     metric_family: ClassVar[str] = "joint"
+    about: ClassVar[About] = About(
+        "Several tasks on one trunk", sample="I ordered a lamp from Siemens in Berlin and it has not arrived."
+    )
 
     def __new__(cls, config: TaskConfig) -> Self:
         """Where a main metric falls, such as a loss, there is no mean of scores: the loss chooses."""

@@ -19,7 +19,7 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.metrics.base import make_metrics
-from chainft.tasks.base import Arrays, Baseline, Column, Field, Mark, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Mark, Metric, Mistake, Prediction, Task
 from chainft.text.align import SubWords, encode_text, encode_words, needs_spaces, shortened
 from chainft.text.frame import find_frame
 from chainft.text.inputs import checked_text, take, text_example
@@ -87,6 +87,12 @@ class Ner(Task):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     main_metric: ClassVar[str] = "entity_f1"
     metric_family: ClassVar[str] = "tags"
+    about: ClassVar[About] = About(
+        "Named entity recognition",
+        purpose="finds named entities in text",
+        sample="Angela Merkel met engineers from Siemens in Berlin.",
+        pipeline="token-classification",
+    )
     config: NerConfig
 
     def __init__(self, config: NerConfig) -> None:

@@ -26,7 +26,7 @@ from chainft.tasks.base import About, Arrays, BatchResult, Column, Field, Labels
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch, Share
 
@@ -96,6 +96,10 @@ class Joint(Task):
         yield from ()
 
     # Features -----------------------------------------------------------------------------------
+
+    def adapt(self, architecture: PreTrainedConfig) -> None:
+        for task in self.tasks.values():
+            task.adapt(architecture)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         super().prepare(tokenizer, max_length=max_length)

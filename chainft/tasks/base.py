@@ -206,6 +206,8 @@ class About:
     """An input to try the model on, as `chainft predict` takes it."""
     pipeline: str | None = None
     """The pipeline of transformers that runs the saved model: `token-classification`; None: there is none."""
+    hub_tag: str | None = None
+    """Kind of task that the Hugging Face hub lists such models under, where it is not `pipeline`: `translation`."""
     limit: str | None = None
     """A sentence on what such a model gets wrong, for the model card."""
 

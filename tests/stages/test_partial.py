@@ -33,6 +33,7 @@ def task_of(case: str, *labels: str) -> Any:
     return SimpleNamespace(
         auto_class=HEADS[case.split(":")[1]],
         config=SimpleNamespace(name="test"),
+        modules=dict,
         tokenizer=range(VOCABULARY),
         model_options=lambda: options if labels else {},
     )

@@ -127,7 +127,9 @@ def test_losses_of_parts_given_the_tag_before_are_those_of_the_chain_up_to_each_
     found = float(negative_log_likelihood(emissions, mask, steps, tags)[0].detach())
     between = crf.get_parameter("transitions").detach()
     scores = {
-        path: float(between[1, path[0]] + between[path[0], path[1]] + emissions[0, 0, path[0]] + emissions[0, 1, path[1]])
+        path: float(
+            between[1, path[0]] + between[path[0], path[1]] + emissions[0, 0, path[0]] + emissions[0, 1, path[1]]
+        )
         for path in itertools.product(range(3), repeat=2)
     }
     expected = float(torch.tensor(list(scores.values())).logsumexp(0)) - scores[2, 0]
@@ -155,7 +157,9 @@ def test_a_sequence_gets_the_same_answer_whatever_it_is_batched_with() -> None:
     for row, length in enumerate([5, 2, 7]):
         alone = emissions[row : row + 1, :length], mask[row : row + 1, :length]
         assert torch.equal(viterbi(*alone, whole(crf, 1))[0], together[row, :length])
-        assert float(log_partition(*alone, whole(crf, 1))[0].detach()) == pytest.approx(float(sums[row].detach()), rel=1e-6)
+        assert float(log_partition(*alone, whole(crf, 1))[0].detach()) == pytest.approx(
+            float(sums[row].detach()), rel=1e-6
+        )
 
 
 def test_the_score_of_a_path_is_that_of_the_definition() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from chainft.config.compose import compose
+from chainft.config.saved import compose_resumed
 from chainft.errors import ConfigError
 from chainft.infer.evaluate import evaluate_run
 from chainft.infer.predict import predict
 from chainft.plan.budget import Asked, make_budget
-from chainft.plan.optimizer_state import OptimizerForms
 from chainft.train.faults import InjectedError
 from chainft.train.optimizer import build_optimizer
 from chainft.train.session import run_training
@@ -27,14 +28,14 @@ Train = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
-    """Trains a little; returns the results with the losses of all steps."""
+    """Trains a little, or without words goes on with a run; returns the results with the losses of all steps."""
     handlers = list(logging.getLogger().handlers)
 
     def run(*words: str, name: str = "run", files: list[str] | None = None) -> dict[str, Any]:
         settings = [f"model={tiny_encoder}", "train.batch_size=8", "optimizer.lr=0.005", "report.enabled=false"]
         AcceleratorState._reset_state(reset_partial_state=True)
         settings += [f"run={tmp_path / name}", *(ner_files if files is None else files)]
-        results = run_training(compose(words if "resume=true" in words else [*settings, *words]))
+        results = run_training(compose([*settings, *words]) if words else compose_resumed(str(tmp_path / name), []))
         lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return {**results, "losses": [one["loss"] for one in map(json.loads, lines) if one["kind"] == "train"]}
 
@@ -61,12 +62,12 @@ def test_a_crf_run_learns_is_resumed_bit_for_bit_and_evaluated_as_trained(
     with pytest.raises(InjectedError):
         train(*words, name="broken")
     monkeypatch.delenv("CHAINFT_FAULT")
-    resumed = train(f"run={tmp_path / 'broken'}", "resume=true", name="broken")
+    resumed = train(name="broken")
     assert resumed["losses"] == whole["losses"]
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("run", "broken")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert load_file(files[0])["crf.transitions"].abs().max() > 0.01
-    config = compose([f"run={tmp_path / 'run'}", "resume=true"]).config
+    config = compose_resumed(str(tmp_path / "run"), []).config
     found = evaluate_run(tmp_path / "run", config, "test").scores.values
     assert found == pytest.approx(whole["test"]["after"]["values"])
     (answer,) = predict(tmp_path / "run", ["anna met acme in oslo ."], form="lines", source="x")
@@ -78,7 +79,12 @@ def test_a_crf_run_learns_is_resumed_bit_for_bit_and_evaluated_as_trained(
     [
         ["train.padding_free=true"],
         ["train.padding_free=false", "model.max_length=9"],
-        ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.eval_mode=true", "cache.prefix=true"],
+        [
+            "chain.split=2",
+            "chain.stages.stage0.frozen=true",
+            "chain.stages.stage0.eval_mode=true",
+            "cache.prefix=true",
+        ],
         ["chain.split=2", "chain.stages.stage0.share.with=stage1", "train.mixed_precision=bf16"],
         ["chain.split=2", "chain.stages.stage1.frozen=crf"],
     ],
@@ -91,9 +97,14 @@ def test_a_crf_goes_with_every_way_of_running(train: Train, words: list[str], tm
     assert (scores.abs().max() == 0) == ("frozen=crf" in words[-1])
 
 
-def test_packed_and_padded_batches_give_the_same_losses(train: Train) -> None:
-    packed = train(*CRF, "train.padding_free=true", "train.max_steps=4", name="packed")
-    padded = train(*CRF, "train.padding_free=false", "train.max_steps=4", name="padded")
+def test_packed_and_padded_batches_give_the_same_losses(train: Train, tiny_encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "still")
+    settings = json.loads((tmp_path / "still" / "config.json").read_text(encoding="utf-8"))
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (tmp_path / "still" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    words = [*CRF, "train.max_steps=4", f"model={tmp_path / 'still'}"]
+    packed = train(*words, "train.padding_free=true", name="packed")
+    padded = train(*words, "train.padding_free=false", name="padded")
     assert packed["losses"] == pytest.approx(padded["losses"], rel=1e-4)
 
 
@@ -121,7 +132,9 @@ def test_a_crf_run_can_be_planned(tiny_encoder: Path) -> None:
     def parameters(*words: str) -> int:
         config = compose(["task=ner", f"model={tiny_encoder}", *words]).config
         asked = Asked(num_labels=5)
-        return make_budget(config, lambda module: build_optimizer(module, config.optimizer), asked).total.parameters
+        return make_budget(
+            config, lambda module: build_optimizer(module, config.optimizer), asked
+        ).total.num_parameters
 
     assert parameters("task.crf=true") - parameters() == 5 * 5 + 2 * 5
 

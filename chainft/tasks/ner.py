@@ -21,12 +21,13 @@ from chainft.metrics.base import make_metrics
 from chainft.tasks._ner_config import NerConfig
 from chainft.tasks._ner_rows import DEFAULT_CONTEXT, IGNORED, Layout, checked_overlap
 from chainft.tasks._ner_sequences import crf_loss, new_crf, solve_batch, solve_windows
-from chainft.tasks.base import Arrays, Column, Field, Mark, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Mark, Metric, Mistake, Prediction, Task
 from chainft.text.align import SubWords, encode_text, encode_words, needs_spaces, shortened
 from chainft.text.context import AFTER, BEFORE, with_neighbours
 from chainft.text.frame import find_frame
 from chainft.text.inputs import checked_text, take, text_example
 from chainft.text.labels import weights_of
+from chainft.text.lexicon import Lexicon
 from chainft.text.schemes import Detected, convert, spans_of
 from chainft.text.tagged import (
     check_scheme,
@@ -73,6 +74,12 @@ class Ner(Task):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     main_metric: ClassVar[str] = "entity_f1"
     metric_family: ClassVar[str] = "tags"
+    about: ClassVar[About] = About(
+        "Named entity recognition",
+        purpose="finds named entities in text",
+        sample="Angela Merkel met engineers from Siemens in Berlin.",
+        pipeline="token-classification",
+    )
     config: NerConfig
 
     def __init__(self, config: NerConfig) -> None:
@@ -237,6 +244,11 @@ class Ner(Task):
 
     def metrics(self) -> list[Metric]:
         return make_metrics(self.config.metrics, self.metric_family)
+
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """`lexicon`: the names of train, looked up."""
+        lexicon = Lexicon((one.values["tokens"], one.values["tags"]) for one in train)
+        return {"lexicon": lambda example: lexicon.tags(example.values["tokens"])}
 
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         """Worst is the sentence with most entities that are missed, wrong or made up."""

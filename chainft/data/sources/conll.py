@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from chainft.config.run import DataConfig
 from chainft.data.example import Example, Origin
@@ -49,6 +49,7 @@ class ConllSource(Source):
     """Reads CoNLL-2003, WNUT-17 and alike; a sentence with a malformed row is left out as a whole."""
 
     config_class = ConllConfig
+    endings: ClassVar[tuple[str, ...]] = (".conll", ".bio", ".iob", ".iob2", ".bioes")
     reads_files: ClassVar[bool] = True
     config: ConllConfig
 
@@ -97,7 +98,7 @@ class ConllSource(Source):
         if self.config.tag_separator is not None:
             self._take_first_tags(columns)
         count = len(columns)
-        values = {"tokens": columns[0]} | ({"tags": columns[-1]} if count > 1 else {})
+        values: dict[str, Any] = {"tokens": columns[0]} | ({"tags": columns[-1]} if count > 1 else {})
         values |= {str(number): columns[number] for number in range(count)}
         values |= {str(number): columns[number] for number in range(-1, -count - 1, -1)}
         if sentence.document:

@@ -14,17 +14,13 @@ from typing import Any
 import yaml
 
 from chainft import __version__
-from chainft.report.commands import sample_text
+from chainft.report.commands import about
 from chainft.report.run_files import Outcome, RunFacts, read_run
 from chainft.report.tables import MOST_ROWS
 from chainft.report.words import change, duration, meaning, number, plural, printable, short
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Table
 
-_PIPELINES = {"ner": "token-classification", "classify": "text-classification", "generate": "text-generation"}
-_TAGS = {**_PIPELINES, "translate": "translation", "summarize": "summarization"}
-"""Kinds of task that the hub has; transformers 5 has no pipelines for the last two, nor for encoder-decoders."""
-_WRITERS = ("generate", "translate", "summarize")
 _PACKAGED = {
     "starter": "sentence-transformers/all-MiniLM-L6-v2",
     "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -55,28 +51,28 @@ def _pipeline(facts: RunFacts) -> str | None:
     """The pipeline of transformers that runs the model."""
     architecture = str(facts.plan.get("model", {}).get("class") or "")
     has_encoder = architecture.endswith(("ForConditionalGeneration", "MTModel", "ForSeq2SeqLM"))
-    return None if has_encoder else _PIPELINES.get(facts.task)
+    return None if has_encoder else about(facts.task).pipeline  # Version 5 has none for encoder-decoders.
 
 
 def _header(facts: RunFacts) -> dict[str, Any]:
     header: dict[str, Any] = {"library_name": "transformers"}
-    pipeline, base = _TAGS.get(facts.task), base_model(facts)
-    if pipeline:
-        header["pipeline_tag"] = pipeline
+    kind, base = about(facts.task).hub_tag or about(facts.task).pipeline, base_model(facts)
+    if kind:
+        header["pipeline_tag"] = kind
     if base:
         header["base_model"] = base
     header["tags"] = ["chainft", facts.task]
-    if facts.outcome.shown and pipeline:
+    if facts.outcome.shown and kind:
         header["metrics"] = sorted({kind for name in facts.outcome.shown[1].values if (kind := _metric_type(name))})
-        header["model-index"] = [{"name": facts.name, "results": [_results(facts.outcome, pipeline)]}]
+        header["model-index"] = [{"name": facts.name, "results": [_results(facts.outcome, kind)]}]
     return header
 
 
-def _results(outcome: Outcome, pipeline: str) -> dict[str, Any]:
+def _results(outcome: Outcome, kind: str) -> dict[str, Any]:
     split, scores = outcome.shown or ("", None)
     values = scores.values if scores else {}
     return {
-        "task": {"type": pipeline},
+        "task": {"type": kind},
         "dataset": {"name": "own data", "type": "custom", "split": split},
         "metrics": [
             {"type": _metric_type(name) or name, "name": name, "value": round(float(value), 6)}
@@ -93,14 +89,9 @@ def _metric_type(name: str) -> str | None:
 
 def _intro(facts: RunFacts) -> Iterator[str]:
     base, labels = base_model(facts), facts.labels
-    purpose = {
-        "ner": "finds named entities in text",
-        "classify": "classifies texts",
-        "generate": "answers prompts with text",
-        "translate": "translates texts",
-        "summarize": "summarizes documents",
-        "joint": f"does {plural(len(facts.heads), 'task')} on one trunk ({', '.join(facts.heads)})",
-    }.get(facts.task, f"does the task {_code(facts.task)}")
+    purpose = about(facts.task).purpose or f"does the task {_code(facts.task)}"
+    if facts.heads:
+        purpose = f"does {plural(len(facts.heads), 'task')} on one trunk ({', '.join(facts.heads)})"
     origin = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
     yield f"# {_plain(facts.name)}"
     yield ""
@@ -112,7 +103,7 @@ def _intro(facts: RunFacts) -> Iterator[str]:
 
 
 def _usage(facts: RunFacts) -> Iterator[str]:
-    pipeline, text = _pipeline(facts), sample_text(facts.task)
+    pipeline, text = _pipeline(facts), about(facts.task).sample
     options = {
         "token-classification": ', aggregation_strategy="first"',
         "text-classification": ", top_k=None",
@@ -159,7 +150,7 @@ def _scores(facts: RunFacts) -> Iterator[str]:
     for name, value in sorted(scores.values.items(), key=lambda item: item[0] != facts.outcome.main_metric):
         old = before.values.get(name) if before else None
         numbers = [number(old), number(value), change(old, value)] if before else [number(value)]
-        yield f"| {' | '.join([_plain(name), *numbers, _plain(meaning(name, brief=True) or '')])} |"
+        yield f"| {' | '.join([_plain(name), *numbers, _plain(meaning(name, brief=True) or scores.meanings.get(name, ''))])} |"
     if split == "validation":
         yield ""
         yield "Validation also chose the best checkpoint: expect slightly less on new texts."
@@ -210,8 +201,8 @@ def _limits(facts: RunFacts) -> Iterator[str]:
     yield "- It learned from the examples above alone: expect lower scores on other languages, topics or styles of text."
     if facts.labels:
         yield "- It always answers with the labels above; what belongs to none of them is forced into one or overlooked."
-    if facts.task in _WRITERS:
-        yield "- It can state false things fluently; have a person check what matters."
+    if limit := about(facts.task).limit:
+        yield f"- {limit}"
     yield "- It inherits the biases of the model it was tuned from, and its scores are no promise for single answers."
     for finding in facts.card.get("findings") or ():
         message = str(finding["message"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chainft.errors import CheckpointError
-from chainft.metrics.base import falls
+from chainft.metrics._direction import falls
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Chart, Confusion, Mark, Mistake, Scores, Series, Table
 
@@ -154,7 +154,12 @@ def scores_of(record: Mapping[str, Any] | None) -> Scores | None:
             for name, value in (record.get("values") or {}).items()
         },
         tables=tuple(
-            Table(str(table["title"]), tuple(map(str, table["columns"])), tuple(tuple(row) for row in table["rows"]))
+            Table(
+                str(table["title"]),
+                tuple(map(str, table["columns"])),
+                tuple(tuple(row) for row in table["rows"]),
+                str(table.get("note") or ""),
+            )
             for table in record.get("tables") or ()
         ),
         confusions=tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainft.metrics.base import falls
+from chainft.metrics._direction import falls
 from chainft.report.charts import bar, dumbbell
 from chainft.report.confusion import confusion_view
 from chainft.report.markup import Child, Html, tag
@@ -109,7 +109,9 @@ def class_table(table: Table) -> Html:
 
 
 def unit_note(table: Table) -> str | None:
-    """What a table counts, by its title; None where we can't tell."""
+    """What a table counts: as it says itself, else by its title; None where we can't tell."""
+    if table.note:
+        return table.note
     title = table.title.casefold()
     found = [(title.find(word), note) for words, note in _UNITS for word in words if word in title]
     return min(found)[1] if found else None

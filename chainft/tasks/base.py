@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch
+    from chainft.models.task_modules import TaskModule
 
 Arrays = dict[str, np.ndarray]
 """One feature: for each column its one-dimensional array."""
@@ -80,6 +81,8 @@ class Table:
     """Says plainly what is counted: `entities`, `tokens`, `texts`."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
+    note: str = ""
+    """A sentence for the report on what is counted and how to read it."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Scores:
 
     values: Mapping[str, float]
     """Flat, for example `entity_f1: 0.81`; names say what is counted. Less is better where a name ends in `loss`,
-    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics.base.falls`), else more."""
+    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics._direction.falls`), else more."""
     tables: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     charts: tuple[Chart, ...] = ()
@@ -192,6 +195,24 @@ class Labels:
         return {name: index for index, name in enumerate(self.names)}
 
 
+@dataclass(frozen=True)
+class About:
+    """A task in words: for the report, the model card, and the commands that are shown after a run."""
+
+    title: str | None = None
+    """What is done, for the head of the report: `Named entity recognition`; default: the name of the task."""
+    purpose: str | None = None
+    """Completes `This model ...`: `finds named entities in text`."""
+    sample: str = "Your text here."
+    """An input to try the model on, as `chainft predict` takes it."""
+    pipeline: str | None = None
+    """The pipeline of transformers that runs the saved model: `token-classification`; None: there is none."""
+    hub_tag: str | None = None
+    """Kind of task that the Hugging Face hub lists such models under, where it is not `pipeline`: `translation`."""
+    limit: str | None = None
+    """A sentence on what such a model gets wrong, for the model card."""
+
+
 class Task(ABC):
     """A kind of learning problem. One instance serves one run; `labels` and `tokenizer` are set on the way."""
 
@@ -205,6 +226,9 @@ class Task(ABC):
     main_metric: ClassVar[str]
     """Key of `Scores.values` that chooses the best checkpoint unless the config names another."""
     metric_family: ClassVar[str]
+    about: ClassVar[About] = About()
+    default_model: ClassVar[str] = "starter"
+    """Value of the group `model` that is trained where none is named."""
     architecture: PreTrainedConfig | None = None
     """The config of the model, once `adapt` brought it."""
     tuned_fields: ClassVar[tuple[str, ...]] = ()
@@ -216,11 +240,23 @@ class Task(ABC):
         self.tokenizer: PreTrainedTokenizerBase
         self.max_length: int
 
+    @classmethod
+    def default_data(cls, settings: Mapping[str, Any]) -> str:
+        """Value of the group `data` that is used where neither it nor a file is given, if there is such a value.
+
+        `settings`: those of the node `task` that are set, unchecked.
+        """
+        return f"starter_{settings.get('name')}"
+
     # Data ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def validate(self, example: Example) -> Iterator[Problem]:
         """What is wrong with one example by itself (types, lengths, illegal tags), with `where` set."""
+
+    def arranged(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The sound examples of a split, as they stand in its files, each with what it needs to know of the others."""
+        return examples
 
     def common_cause(self, split: Split, sound: Sequence[Example], refused: Sequence[Example]) -> Problem | None:
         """One problem that explains all examples of a split that `validate` refused; None: they are told one by one."""
@@ -295,6 +331,15 @@ class Task(ABC):
         """Entries of the Hugging Face config that the head needs: `id2label`, `label2id`, `problem_type`, ..."""
         names = self.labels.names
         return {"id2label": dict(enumerate(names)), "label2id": self.labels.id_of()} if names else {}
+
+    def modules(self) -> Mapping[str, TaskModule]:
+        """New modules that the task computes with beside the head, by name: they are put on the model, trained and saved
+        with it. The task uses those that it gave last; `labels` is set."""
+        return {}
+
+    def planned(self) -> Task:
+        """The task whose loss `chainft plan` measures: this one, unless its operations change with the length."""
+        return self
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> Tensor:

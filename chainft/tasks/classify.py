@@ -21,7 +21,7 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, Problem
 from chainft.metrics.base import make_metrics
-from chainft.tasks.base import Arrays, Baseline, Column, Field, Labels, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Labels, Metric, Mistake, Prediction, Task
 from chainft.text import classes
 from chainft.text.bag_of_words import bag_of_words
 from chainft.text.labels import Census, label_set, weights_of
@@ -78,6 +78,12 @@ class Classify(Task):
 
     config_class: ClassVar[type[TaskConfig]] = ClassifyConfig
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    about: ClassVar[About] = About(
+        "Text classification",
+        purpose="classifies texts",
+        sample="My card still has not arrived.",
+        pipeline="text-classification",
+    )
     config: ClassifyConfig
     default_metric: ClassVar[str]
     problem_type: ClassVar[str]
@@ -95,6 +101,10 @@ class Classify(Task):
             raise ConfigError.of(problems)
         self.metrics()  # A wrong name is found here.
         self._fitter: classes.Fitter
+
+    @classmethod
+    def default_data(cls, settings: Mapping[str, Any]) -> str:
+        return super().default_data(settings) + ("_multi" if settings.get("multi_label") is True else "")
 
     # Data ---------------------------------------------------------------------------------------
 

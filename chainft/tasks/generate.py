@@ -8,7 +8,7 @@ from typing import ClassVar
 from chainft.config.run import TaskConfig
 from chainft.tasks._generation_settings import TextToTextConfig
 from chainft.tasks._text_to_text import TextToText
-from chainft.tasks.base import Field
+from chainft.tasks.base import About, Field
 
 _PROMPT = Field("prompt", "text", aliases=("instruction", "input", "question", "source"))
 _RESPONSE = Field("response", "text", aliases=("output", "completion", "answer", "target"), gold=True)
@@ -32,6 +32,14 @@ class Generate(TextToText):
     answer: ClassVar[str] = "response"
     main_metric: ClassVar[str] = "chrf"
     metric_family: ClassVar[str] = "text"
+    about: ClassVar[About] = About(
+        "Text generation",
+        purpose="answers prompts with text",
+        sample="can u send the report",
+        pipeline="text-generation",
+        limit="It can state false things fluently; have a person check what matters.",
+    )
+    default_model: ClassVar[str] = "smollm2"
     default_metrics: ClassVar[tuple[str, ...]] = ("text",)
 
 

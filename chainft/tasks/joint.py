@@ -18,11 +18,11 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.data.joint import inner, named, of_task
 from chainft.errors import ConfigError, Problem, did_you_mean
+from chainft.metrics._direction import falls
 from chainft.metrics._joint import MEAN, JointMetric
-from chainft.metrics.base import falls
 from chainft.registry import find
 from chainft.tasks._joint_rows import PART, has_part, join_results, own_row, same_inputs, split_row
-from chainft.tasks.base import Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,9 @@ class Joint(Task):
     auto_class: ClassVar[str] = ""
     main_metric: ClassVar[str] = MEAN
     metric_family: ClassVar[str] = "joint"
+    about: ClassVar[About] = About(
+        "Several tasks on one trunk", sample="I ordered a lamp from Siemens in Berlin and it has not arrived."
+    )
 
     def __new__(cls, config: TaskConfig) -> Self:
         """Where a main metric falls, such as a loss, there is no mean of scores: the loss chooses."""
@@ -147,6 +150,12 @@ class Joint(Task):
             replace(batch, shares={name: replace(one, scale=scales[name]) for name, one in batch.shares.items()})
             for batch in batches
         ]
+
+    def planned(self) -> Task:
+        configs = {name: task.planned().config for name, task in self.tasks.items()}
+        twin = Joint(replace(self.config, tasks=configs))
+        twin.labels = self.labels
+        return twin
 
     def loss(self, output: Any, batch: Batch) -> Tensor:
         """The sum over tasks; before it, `balanced` has seen all batches of the update."""

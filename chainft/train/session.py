@@ -38,6 +38,7 @@ from chainft.train.optimizer import build_optimizer
 from chainft.train.plan import make_plan
 from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
+from chainft.train.reads import find_reads
 from chainft.train.recorder import Recorder
 from chainft.train.signals import StopRequest
 from chainft.train.word_table import WordTable, stand_ins, word_tables
@@ -142,6 +143,8 @@ class Session:
             self._check_data(found, prepared)
         other_data = self.config.allow_data_change or (found is not None and found.facts.get("other_data", False))
         tables = [] if other_data else self._word_tables(prepared, accelerator)
+        packing = find_packing(model, self.config, prepared.chain)
+        reads = None if packing is None else find_reads(packing, prepared.task, prepared.stores["train"])
         learner = Learner(
             model,
             prepared.task,
@@ -152,7 +155,7 @@ class Session:
             conduct=prepared.chain.conduct(),
             order=order_of(prepared),
             tables=tables,
-            forward=Forward(model, prepared.task, find_packing(model, self.config, prepared.chain)),
+            forward=Forward(model, prepared.task, packing, reads),
         )
         start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
         fit = Fit(

@@ -8,12 +8,14 @@ L tokens, D width.
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from chainft.data.batching import Batch
 from chainft.data.store import FeatureStore
@@ -48,25 +50,28 @@ class Reads:
         return read
 
 
-def find_reads(packing: Packing, task: Task, store: FeatureStore) -> Reads | None:
-    """The rules that hold; None where all tokens are read, or the last block computes for all of them only."""
+def find_reads(packing: Packing, task: Task, store: FeatureStore, *, answers: bool = False) -> Reads | None:
+    """The rules that hold; None where all tokens are read, or the last block computes for all of them only.
+
+    `answers`: of what evaluation makes of the output too. A target says nothing there, since an answer is for all.
+    """
     if not len(store):
         return None
     batch = _probe_batch(task, store)
+    pad = packing.gates.model.config.get_text_config().pad_token_id
     rules: dict[str, Rule] = {}
     for name in batch.shares or ("",):
         part = replace(batch, shares={name: batch.shares[name]}) if name else batch
-        candidates = _candidates(task.tasks.get(name, task), packing.gates.model.config.get_text_config().pad_token_id)
-        rule = next((one for one in candidates if _holds(Reads({name: one}), packing, task, part)), None)
+        candidates: list[Rule] = [_first, partial(_last, pad_token_id=pad)]
+        candidates += [] if answers else _by_target(task.tasks.get(name, task))
+        chosen = (one for one in candidates if _holds(Reads({name: one}), packing, task, part, answers=answers))
+        rule: Rule | None = next(chosen, None)
         if rule is not None:
             rules[name] = rule
     return Reads(rules) if rules and packing.queries is not None else None
 
 
-def _candidates(task: Task, pad_token_id: int | None) -> Iterator[Rule]:
-    """Few tokens first."""
-    yield _first
-    yield lambda batch: _last(batch, pad_token_id)
+def _by_target(task: Task) -> Iterator[Rule]:
     for name, column in task.features.items():
         if column.axis == "tokens" and not column.model_input and isinstance(column.pad, int):
             yield _with_value(name, column.pad)
@@ -114,7 +119,7 @@ def _probe_batch(task: Task, store: FeatureStore) -> Batch:
     return task.balanced([task.collate([store[row] for row in chosen], chosen)])[0]
 
 
-def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch) -> bool:
+def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch, *, answers: bool) -> bool:
     model = packing.gates.model
     moved = batch.to(model.device)
     read = reads.of(batch)
@@ -124,16 +129,24 @@ def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch) -> bool:
     drawn = torch.randn(*read.shape, width, generator=torch.Generator().manual_seed(0))
     hidden = drawn.to(model.device, model.dtype).requires_grad_()
     others = torch.from_numpy(~read).to(model.device)
-
-    def loss(states: Tensor) -> Tensor:
-        return loss_of(task, packing.head(states, task.arguments(moved)), moved)
-
     with evaluating(model):
-        whole = loss(hidden)
-        (gradient,) = torch.autograd.grad(whole, hidden)
+        output = packing.head(hidden, task.arguments(moved))
+        loss = loss_of(task, output, moved)
+        (gradient,) = torch.autograd.grad(loss, hidden)
         with torch.no_grad():
-            alone = loss(hidden.masked_fill(others[..., None], math.nan))
+            alone = packing.head(hidden.masked_fill(others[..., None], math.nan), task.arguments(moved))
+            same = torch.allclose(loss_of(task, alone, moved), loss, rtol=1e-6)
+            if answers and same:
+                same = _raw(task, alone, moved) == _raw(task, output, moved)
     reached: np.ndarray = gradient.ne(0).any(-1).cpu().numpy()  # (B, L)
     rows = np.flatnonzero(read.any(axis=1))
     all_rows = bool(reached[rows].any(axis=1).all())  # A row without a target would tell nothing.
-    return all_rows and not reached[~read].any() and torch.allclose(alone, whole, rtol=1e-6)
+    return all_rows and not reached[~read].any() and same
+
+
+def _raw(task: Task, output: Any, batch: Batch) -> bytes:
+    """What the task makes of an output, in a form that can be compared whatever it is."""
+    shares = {name: share.batch for name, share in batch.shares.items()}
+    with torch.inference_mode():
+        found = [task.tasks[name].raw(output[name], own) for name, own in shares.items()]
+        return pickle.dumps(found or task.raw(output, batch))

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from chainft.config.compose import compose
 from chainft.config.saved import compose_resumed
 from chainft.data.batching import Batch
 from chainft.errors import ChainftError
+from chainft.stages.packing import Packing
 from chainft.train.learner import Learner
 from chainft.train.session import run_training
 
@@ -165,3 +167,25 @@ def test_a_loss_over_all_tokens_reads_all(train: Train, monkeypatch: pytest.Monk
     found = train()
     assert found["learner"].forward.reads is None
     assert found["plan"]["padding_free"] and not found["plan"]["read_tokens_only"]
+
+
+@pytest.mark.parametrize(("task", "narrow"), [("classify", True), ("ner", False)])
+def test_evaluations_run_without_padding_and_read_all_that_answers_need(
+    train: Train, ner_files: list[str], monkeypatch: pytest.MonkeyPatch, task: str, narrow: bool
+) -> None:
+    """A tag is predicted for every word, also for one whose own tag is not known."""
+    kept: list[bool] = []
+    run = Packing.run
+
+    def noted(self: Packing, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_inference_mode_enabled():
+            kept.append(kwargs["read"] is not None)
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Packing, "run", noted)
+    words = ["task=ner", *ner_files] if task == "ner" else []
+    found = train(*words, "train.max_steps=2")
+    assert found["plan"]["read_tokens_only"] and kept and set(kept) == {narrow}
+    kept.clear()
+    train(*words, "train.max_steps=2", "train.padding_free=false", name="padded")
+    assert not kept

@@ -37,13 +37,12 @@ def plain(trained: Trained) -> None:
 
 def drawing(trained: Trained, *, count: int, temperature: float, seed: int) -> None:
     """Draw `count` answers a text."""
-    _set(trained, do_sample=True, temperature=temperature, sampling_seed=seed)
-    trained.task.config = replace(trained.task.config, num_return_sequences=count)  # type: ignore[call-arg]
+    _set(trained, do_sample=True, temperature=temperature, sampling_seed=seed, num_return_sequences=count)
 
 
 def _set(trained: Trained, **settings: Any) -> None:
-    beams = {"num_beams": 1, "length_penalty": None, "num_return_sequences": 1}
-    trained.task.config = replace(trained.task.config, **beams, **settings)
+    one: dict[str, Any] = {"num_beams": 1, "length_penalty": None, "num_return_sequences": 1}
+    trained.task.config = replace(trained.task.config, **(one | settings))
 
 
 def answers(trained: Trained, texts: Sequence[Example], *, batch_size: int) -> Iterator[list[str]]:

@@ -52,12 +52,13 @@ class Prepared(NamedTuple):
     """Names of the labels that the model came with."""
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing or not a fast one."""
+def load_tokenizer(config: ModelConfig, *, needs_offsets: bool = True) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing, or has no character offsets
+    though they are needed."""
     place = Located(config.tokenizer) if config.tokenizer else locate(config)
     with explained(place, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.name, **place.options())
-    if not tokenizer.is_fast:
+    if needs_offsets and not tokenizer.is_fast:
         raise ModelError(
             f"the tokenizer {type(tokenizer).__name__} of {place.name!r} is a slow one, without character offsets",
             slug="slow-tokenizer",
@@ -336,7 +337,7 @@ def explained(place: Located, what: str) -> Iterator[None]:
     """Turn what transformers raises for absent or damaged files into a ModelError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = place.folder is None
         raise ModelError(

@@ -50,6 +50,7 @@ class TextToText(Task):
     """`labels` are as long as `input_ids` in a decoder, where the target follows the source; see `_layouts`."""
     auto_class: ClassVar[str] = DecoderOnly.auto_class
     """Of a decoder; an encoder-decoder has its own."""
+    needs_offsets: ClassVar[bool] = False
     source_field: ClassVar[Field]
     target_field: ClassVar[Field]
     answer: ClassVar[str]

@@ -231,6 +231,8 @@ class Task(ABC):
     """Value of the group `model` that is trained where none is named."""
     architecture: PreTrainedConfig | None = None
     """The config of the model, once `adapt` brought it."""
+    needs_offsets: ClassVar[bool] = True
+    """Whether the tokenizer must say where its tokens stand in the text, which only fast ones do."""
     tuned_fields: ClassVar[tuple[str, ...]] = ()
     """Settings of the config that `auto` leaves to `tuned`; until then `decode` takes a default of the task."""
 

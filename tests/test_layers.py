@@ -16,6 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "chainft"
 LAYERS = (
     {"errors"},
+    {"installed", "plugin_checks"},
     {"__init__", "registry", "run_folder", "auto_classes"},
     {"config"},
     {"models", "tasks", "metrics", "data", "text"},

@@ -74,6 +74,11 @@ def named_class(kind: Any) -> type | None:
     return config_class(get_args(base)[1]) if is_mapping else None
 
 
+def group_of(kind: registry.Kind) -> str:
+    """The node of the config in which a plug-in of this kind is named."""
+    return "data" if kind == "source" else kind
+
+
 def concrete(cls: type, data: object) -> type:
     """The config class of the plug-in that `data` names, or `cls` where none applies.
 
@@ -83,8 +88,8 @@ def concrete(cls: type, data: object) -> type:
     name = data.get("name") if isinstance(data, Mapping) else None
     if kind is None or not isinstance(name, str):
         return cls
-    found = registry.find(kind, name, key=f"{'task' if kind == 'task' else 'data'}.name").config_class
-    return found if isinstance(found, type) else cls
+    found: type = registry.find(kind, name, key=f"{group_of(kind)}.name").config_class
+    return found
 
 
 def expected(kind: Any) -> str:

@@ -23,7 +23,7 @@ from chainft.errors import ConfigError, SecurityError, did_you_mean
 from chainft.installed import damaged, entry_points
 from chainft.plugin_checks import class_problems, version_problem
 
-Kind = Literal["task", "source", "metric"]
+Kind = Literal["task", "source", "metric", "head"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN = "chainft"
 """The package whose plug-ins are ours."""
@@ -31,9 +31,15 @@ PACKAGES: dict[Kind, str] = {
     "task": "chainft.tasks",
     "source": "chainft.data.sources",
     "metric": "chainft.metrics",
+    "head": "chainft.heads",
 }
 """Where our own plug-ins of a kind are; `base` there has the class that all of them extend."""
-GROUPS: dict[Kind, str] = {"task": "chainft.tasks", "source": "chainft.sources", "metric": "chainft.metrics"}
+GROUPS: dict[Kind, str] = {
+    "task": "chainft.tasks",
+    "source": "chainft.sources",
+    "metric": "chainft.metrics",
+    "head": "chainft.heads",
+}
 """Entry point groups."""
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NAME = re.compile(r"[A-Za-z]\w*")

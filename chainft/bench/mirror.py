@@ -31,6 +31,7 @@ ONLY: Mapping[str, Any] = {
     "task.label_smoothing": 0.0,
     "model.pretrained": True,
     "model.head": "auto",
+    "head.name": None,
     "optimizer.name": "adamw",
     "scheduler.min_lr_fraction": None,
     "train.micro_batch_size": None,

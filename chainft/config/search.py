@@ -16,7 +16,7 @@ from chainft.errors import ConfigError
 from chainft.installed import EntryPoint, entry_points
 from chainft.registry import is_allowed
 
-GROUPS = ("task", "data", "model", "chain", "optimizer", "scheduler", "tracker", "experiment", "sweep")
+GROUPS = ("task", "data", "model", "head", "chain", "optimizer", "scheduler", "tracker", "experiment", "sweep")
 """The config groups of chainft, in the order in which people meet them."""
 CONFIGS = "chainft.configs"
 """Entry point group of folders of config files: `name = package.folder`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -37,7 +38,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.delenv("CHAINFT_PLUGINS", raising=False)
     before = set(sys.modules)
 
-    def install(name: str, entry_points: str, files: Mapping[str, str] = {}, **facts: str) -> Path:  # noqa: B006
+    def install(name: str, entry_points: str, files: Mapping[str, str] = MappingProxyType({}), **facts: str) -> Path:
         site = tmp_path / f"site-{name}"
         write_metadata(site, name, entry_points, **facts)
         for path, text in files.items():

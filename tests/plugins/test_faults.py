@@ -34,6 +34,32 @@ def task_error(name: str = "bad") -> ConfigError:
     return caught.value
 
 
+CONFIG = f"from dataclasses import dataclass, field\n{START}@dataclass(frozen=True, kw_only=True)\n"
+LISTED = f"""{CONFIG}class Conf(ClassifyConfig):
+    more: list[int] = field(default_factory=list)
+class Bad(SingleLabel):
+    config_class = Conf
+"""
+UNREADABLE = f"""from __future__ import annotations
+{CONFIG}class Conf(ClassifyConfig):
+    more: Path = None
+class Bad(SingleLabel):
+    config_class = Conf
+"""
+UNDECORATED = f"""{START}class Conf(ClassifyConfig):
+    more: int = 3
+class Bad(SingleLabel):
+    config_class = Conf
+"""
+GREEDY = f"""{START}class Bad(SingleLabel):
+    config_class = ClassifyConfig
+    def __init__(self, config, more): ...
+"""
+WRONG_KIND = f"""{START}class Bad(SingleLabel):
+    config_class = dict
+"""
+
+
 @pytest.mark.parametrize(
     ("module", "cause"),
     [
@@ -46,31 +72,11 @@ def task_error(name: str = "bad") -> ConfigError:
         ("Bad = 3\n", "it is a int, not a class that extends chainft.tasks.base.Task"),
         ("import json as Bad\n", "it is a module, not a class"),
         ("class Bad: ...\n", "class Bad does not extend chainft.tasks.base.Task"),
-        (
-            f"{START}class Bad(SingleLabel):\n    config_class = ClassifyConfig\n    def __init__(self, config, more): ...\n",
-            "it cannot be made by Bad(config): missing a required argument: 'more'",
-        ),
-        (f"{START}class Bad(SingleLabel):\n    config_class = 3\n", "config_class is a int, not a class"),
-        (
-            f"{START}class Bad(SingleLabel):\n    config_class = dict\n",
-            "config_class dict does not extend chainft.config.run.TaskConfig",
-        ),
-        (
-            f"{START}class Conf(ClassifyConfig):\n    more: int = 3\nclass Bad(SingleLabel):\n    config_class = Conf\n",
-            "config_class Conf lacks the decorator @dataclass",
-        ),
-        (
-            f"from dataclasses import dataclass, field\n{START}@dataclass(frozen=True, kw_only=True)\n"
-            "class Conf(ClassifyConfig):\n    more: list[int] = field(default_factory=list)\n"
-            "class Bad(SingleLabel):\n    config_class = Conf\n",
-            "field 'more' of config_class Conf has the type list[int]: take tuple",
-        ),
-        (
-            f"from __future__ import annotations\nfrom dataclasses import dataclass\n{START}"
-            "@dataclass(frozen=True, kw_only=True)\nclass Conf(ClassifyConfig):\n    more: Path = None\n"
-            "class Bad(SingleLabel):\n    config_class = Conf\n",
-            "the types of config_class Conf cannot be read: name 'Path' is not defined",
-        ),
+        (GREEDY, "it cannot be made by Bad(config): missing a required argument: 'more'"),
+        (WRONG_KIND, "config_class dict does not extend chainft.config.run.TaskConfig"),
+        (UNDECORATED, "config_class Conf lacks the decorator @dataclass"),
+        (LISTED, "field 'more' of config_class Conf has the type list[int]: take tuple"),
+        (UNREADABLE, "the types of config_class Conf cannot be read: name 'Path' is not defined"),
     ],
     ids=lambda value: value[:40] if "\n" not in value else "",
 )

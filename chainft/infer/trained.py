@@ -17,7 +17,7 @@ from chainft.config.joint import JointConfig
 from chainft.config.parse import dump, parse
 from chainft.config.run import ModelConfig, TaskConfig
 from chainft.errors import CheckpointError, ConfigError, ModelError, StorageError
-from chainft.models.load import load_tokenizer
+from chainft.models.load import load_config, load_tokenizer
 from chainft.models.load_headed import load_trained
 from chainft.models.own_heads import mark_folder
 from chainft.registry import find
@@ -162,7 +162,9 @@ def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
     state = _read_state(folder / STATE_FILE)
     task = _new_task(state, config)
     task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
-    task.prepare(load_tokenizer(ModelConfig(path=str(folder))), max_length=int(state["max_length"]))
+    place = ModelConfig(path=str(folder))
+    task.adapt(load_config(place))
+    task.prepare(load_tokenizer(place), max_length=int(state["max_length"]))
     return task
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from chainft.metrics.base import falls, mean
+from chainft.metrics._direction import falls
+from chainft.metrics.base import mean
 from chainft.tasks.base import Metric, Prediction, Scores, merge_scores
 
 MEAN = "mean_score"

@@ -9,9 +9,6 @@ from chainft.errors import ConfigError, did_you_mean
 from chainft.registry import find
 from chainft.tasks.base import Metric, Task, merge_scores
 
-FALLING = ("loss", "perplexity", "error", "error_rate")
-"""Endings of the names of values of which less is better."""
-
 
 def make_metrics(names: Sequence[str], family: str) -> list[Metric]:
     """Fresh counters by name. Raises ConfigError for one that counts another kind of answer than `family`."""
@@ -44,15 +41,6 @@ def unknown_metric(metric: str, values: Mapping[str, float]) -> ConfigError:
         key="evaluation.metric",
         help=did_you_mean(metric, values),
     )
-
-
-def falls(metric: str) -> bool:
-    """Whether less is better: losses, perplexity and errors fall, everything else rises.
-
-    >>> [falls(name) for name in ("loss", "ner/loss", "mean_absolute_error", "slot_error_rate", "f1_macro")]
-    [True, True, True, True, False]
-    """
-    return metric.endswith(FALLING)
 
 
 class Counts(NamedTuple):

@@ -141,7 +141,7 @@ def prepare(config: ModelConfig, task: Task) -> Prepared:
     old_labels = _labels_of(architecture)
     set_options(architecture, task.model_options())
     _check_vocabulary(architecture, task.tokenizer)
-    auto = getattr(transformers, task.auto_class)
+    auto = getattr(transformers, task.auto_class_for(architecture))
     if type(architecture) not in auto._model_mapping:
         raise ModelError(
             f"{config.path!r} is a {architecture.model_type!r} model, which has no head for task {task.config.name!r}",

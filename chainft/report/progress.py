@@ -18,7 +18,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.text import Text
 
-from chainft.metrics.base import falls
+from chainft.metrics._direction import falls
 from chainft.report.console import messages
 from chainft.report.live import Bar, is_live, live_on
 from chainft.report.words import duration, number, printable, short, size

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chainft.errors import CheckpointError
-from chainft.metrics.base import falls
+from chainft.metrics._direction import falls
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Chart, Confusion, Mark, Mistake, Scores, Series, Table
 

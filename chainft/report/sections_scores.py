@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chainft.metrics.base import falls
+from chainft.metrics._direction import falls
 from chainft.report.charts import bar, dumbbell
 from chainft.report.confusion import confusion_view
 from chainft.report.markup import Child, Html, tag

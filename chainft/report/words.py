@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from chainft.metrics.base import falls
+from chainft.metrics._direction import falls
 
 MISSING = "–"
 

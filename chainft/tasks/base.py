@@ -28,7 +28,7 @@ from chainft.errors import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch
 
@@ -122,7 +122,7 @@ class Scores:
 
     values: Mapping[str, float]
     """Flat, for example `entity_f1: 0.81`; names say what is counted. Less is better where a name ends in `loss`,
-    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics.base.falls`), else more."""
+    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics._direction.falls`), else more."""
     tables: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     charts: tuple[Chart, ...] = ()
@@ -226,6 +226,8 @@ class Task(ABC):
     about: ClassVar[About] = About()
     default_model: ClassVar[str] = "starter"
     """Value of the group `model` that is trained where none is named."""
+    architecture: PreTrainedConfig | None = None
+    """The config of the model, once `adapt` brought it."""
     tuned_fields: ClassVar[tuple[str, ...]] = ()
     """Settings of the config that `auto` leaves to `tuned`; until then `decode` takes a default of the task."""
 
@@ -266,6 +268,19 @@ class Task(ABC):
         return None
 
     # Features -----------------------------------------------------------------------------------
+
+    def adapt(self, architecture: PreTrainedConfig) -> None:
+        """Receive the config of the model, before `prepare`: a task may treat kinds of models differently."""
+        self.architecture = architecture
+
+    def auto_class_for(self, architecture: PreTrainedConfig) -> str:
+        """The class of `transformers` that brings the head for such a model."""
+        return self.auto_class
+
+    @property
+    def feature_key(self) -> str:
+        """What features depend on beside examples, settings, labels, tokenizer, `max_length` and code."""
+        return ""
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         """Receive the tokenizer and the most tokens a sequence may have, before `encode`."""

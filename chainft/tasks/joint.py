@@ -18,15 +18,15 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.data.joint import inner, named, of_task
 from chainft.errors import ConfigError, Problem, did_you_mean
+from chainft.metrics._direction import falls
 from chainft.metrics._joint import MEAN, JointMetric
-from chainft.metrics.base import falls
 from chainft.registry import find
 from chainft.tasks._joint_rows import PART, has_part, join_results, own_row, same_inputs, split_row
 from chainft.tasks.base import About, Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch, Share
 
@@ -96,6 +96,10 @@ class Joint(Task):
         yield from ()
 
     # Features -----------------------------------------------------------------------------------
+
+    def adapt(self, architecture: PreTrainedConfig) -> None:
+        for task in self.tasks.values():
+            task.adapt(architecture)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         super().prepare(tokenizer, max_length=max_length)

@@ -96,6 +96,10 @@ def candidates(line: str) -> list[str]:
         return _matching(ACTIONS, current)
     if verb == "completion":
         return _matching(SCRIPTS, current)
+    if verb == "new":
+        from chainft.registry import KINDS
+
+        return [] if before[1:] else _matching(KINDS, current)
     if verb not in _WORDS_VERBS or (verb in _RUN_VERBS and not before[1:]):
         return []
     prefix = current[: len(current) - len(current.lstrip("+~"))]
@@ -180,6 +184,8 @@ def _flags(verb: str) -> list[str]:
         from chainft.cli.train import FLAGS as flags
     elif verb == "cache":
         from chainft.cli.cache import FLAGS as flags
+    elif verb == "new":
+        from chainft.cli.new import FLAGS as flags
     elif verb == "bench":
         from chainft.cli.bench import FLAGS as flags
     return [*common, *(name for flag in flags for name in flag.names if name.startswith("--") and name != "--help")]

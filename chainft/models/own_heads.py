@@ -119,8 +119,8 @@ def read_head(model: PreTrainedModel, path: str, folder: Path) -> None:
 
 def head_name(architecture: PreTrainedConfig) -> str | None:
     """The name of the plug-in head of a model; None: it has that of its architecture."""
-    saved: Mapping[str, str] = getattr(architecture, _HEAD, None) or {}
-    return saved.get("name")
+    saved: Mapping[str, object] = getattr(architecture, _HEAD, None) or {}
+    return str(saved["name"]) if "name" in saved else None
 
 
 def _last_layer(model: PreTrainedModel, config: HeadConfig) -> str:

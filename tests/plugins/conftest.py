@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from chainft import installed, registry
 from chainft.config import search
 
 Install = Callable[..., Path]
+Chainft = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def forget() -> None:

@@ -162,7 +162,7 @@ def run(words: Sequence[str], folder: Path, path: str) -> None:
 
 @pytest.mark.slow
 def test_a_new_package_passes_its_own_tests_and_checks(tmp_path: Path) -> None:
-    """One of each kind, installed as pip would without network; types against the cache of `make check`."""
+    """One of each kind, installed as pip would without network; types, also of the sample, by the cache of `make check`."""
     site = tmp_path / "site"
     folders = []
     for kind in registry.KINDS:
@@ -179,4 +179,5 @@ def test_a_new_package_passes_its_own_tests_and_checks(tmp_path: Path) -> None:
         run(["ruff", "format", "--check", "--no-cache", "."], folder, path)
         run(["ruff", "check", "--no-cache", "."], folder, path)
     cache = f"--cache-dir={REPOSITORY / '.mypy_cache'}"
-    run(["mypy", "--strict", cache, *(str(folder / "src") for folder in folders)], tmp_path, path)
+    sources = [str(folder / "src") for folder in (*folders, REPOSITORY / "tests" / "sample_plugin")]
+    run(["mypy", "--strict", cache, *sources], tmp_path, path)

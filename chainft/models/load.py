@@ -19,6 +19,7 @@ from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.heads import body_prefixes, reorder_heads, set_options
 from chainft.models.own_heads import forget_head, head_name, read_marked
+from chainft.models.task_modules import attach, fill
 from chainft.models.weights import PACKAGED, Located, locate
 
 if TYPE_CHECKING:
@@ -114,16 +115,17 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
     into the task's order); a head with other labels is refused unless `model.head` is `new`. New parameters
     are drawn with `seed`.
     """
-    auto, place, architecture, old_labels = prepare(config, task)
+    prepared = prepare(config, task)
+    auto, place, architecture, old_labels = prepared
     torch.manual_seed(seed)
     if not config.pretrained:
         forget_head(architecture)
         with explained(place, "model"):
             model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
-        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
+        return with_modules(LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ()), task)
     if config.head == "new":
         forget_head(architecture)
-        return _with_new_head(auto, place, architecture)
+        return with_modules(_with_new_head(auto, place, architecture), task)
     if (name := head_name(architecture)) is not None:
         raise ModelError(
             f"{config.path!r} brings the head {name!r}, a plug-in",
@@ -131,7 +133,7 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
             key="model.path",
             help=f"keep it by head={name} with the settings it was trained with, or start with a new head by model.head=new",
         )
-    return _from_weights(auto, place, architecture, old_labels)
+    return with_modules(_from_weights(auto, place, architecture, old_labels), task, prepared)
 
 
 def prepare(config: ModelConfig, task: Task) -> Prepared:
@@ -181,6 +183,24 @@ def body_options(architecture: PreTrainedConfig) -> dict[str, Any]:
     kind: Any = transformers.AutoModel._model_mapping[type(architecture)]
     kind = kind[0] if isinstance(kind, tuple) else kind
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
+
+
+def with_modules(loaded: LoadedModel, task: Task, prepared: Prepared | None = None) -> LoadedModel:
+    """The model with the task's own modules, filled from the weights that `prepared` found."""
+    modules = task.modules()
+    attach(loaded.model, modules)
+    brought: tuple[str, ...] = ()
+    if prepared is not None and modules:
+        old, labels = prepared.old_labels, _labels_of(loaded.model.config)
+        order = [old.index(name) for name in labels] if sorted(old) == sorted(labels) else None
+        with explained(prepared.place, "model"):
+            brought = fill(modules, prepared.place, order=order)
+    own = [f"{name}.{key}" for name, module in modules.items() for key, _ in module.named_parameters()]
+    return LoadedModel(
+        loaded.model,
+        (*loaded.new, *(name for name in own if name not in brought)),
+        tuple(name for name in loaded.unused if name not in brought),
+    )
 
 
 def _from_weights(

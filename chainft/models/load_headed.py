@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from chainft.config.run import HeadConfig, ModelConfig
 from chainft.errors import ModelError
-from chainft.models.load import LoadedModel, load_config, load_model, prepare, read_weights
+from chainft.models.load import LoadedModel, explained, load_config, load_model, prepare, read_weights, with_modules
 from chainft.models.own_heads import head_of, put_head, read_head
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ def load_trained(folder: str, task: Task) -> PreTrainedModel:
             where=folder,
             help="the folder is damaged or not one that chainft trained for this task",
         )
+    if loaded.unused:
+        raise ModelError(
+            f"the model folder {folder!r} has {', '.join(loaded.unused[:5])}, for which the task has no use as it is set",
+            slug="unused-tensors",
+            where=folder,
+            help="leave the settings of task that change the model, such as task.crf, as they were in training",
+        )
     return loaded.model
 
 
@@ -61,9 +68,9 @@ def _kept(config: ModelConfig, head: HeadConfig, saved: HeadConfig, task: Task) 
         raise _other_head(config, f"a head {saved.name!r} for other labels, or for these in another order")
     loaded, _ = read_weights(prepared.auto, prepared.place, prepared.architecture)
     path = put_head(loaded.model, head)
-    assert prepared.place.folder is not None  # Only a folder says that its head is a plug-in.
-    read_head(loaded.model, path, prepared.place.folder)
-    return _told(loaded, path, fresh=False)
+    with explained(prepared.place, "model"):
+        read_head(loaded.model, path, prepared.place)
+    return with_modules(_told(loaded, path, fresh=False), task, prepared)
 
 
 def _told(loaded: LoadedModel, path: str, *, fresh: bool) -> LoadedModel:

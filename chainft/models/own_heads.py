@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -21,6 +20,9 @@ from chainft.config.parse import dump, parse
 from chainft.config.run import HeadConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.heads import body_prefixes
+from chainft.models.task_modules import TaskModule
+from chainft.models.tensor_index import tensors_below
+from chainft.models.weights import Located
 from chainft.registry import find
 from chainft.run_folder import write_json
 
@@ -93,10 +95,10 @@ def read_marked(folder: Path) -> PreTrainedConfig | None:
     return found
 
 
-def read_head(model: PreTrainedModel, path: str, folder: Path) -> None:
-    """Give the head at `path` the tensors that the folder has for it. Raises ModelError where they are not all there."""
+def read_head(model: PreTrainedModel, path: str, place: Located) -> None:
+    """Give the head at `path` the tensors that are saved for it. Raises ModelError where they are not all there."""
     head = model.get_submodule(path)
-    found = _tensors(folder, f"{path}.")
+    found = tensors_below(place, f"{path}.")
     wanted = head.state_dict()
     wrong = [
         *(f"{name} is missing" for name in wanted.keys() - found.keys()),
@@ -111,7 +113,7 @@ def read_head(model: PreTrainedModel, path: str, folder: Path) -> None:
         raise ModelError(
             f"the weights do not fit the head {head_name(model.config)!r}: {'; '.join(sorted(wrong)[:3])}",
             slug="missing-tensors",
-            where=str(folder),
+            where=place.name,
             help="the package of the head may have changed since: install the version that trained it",
         )
     head.load_state_dict(found)
@@ -124,10 +126,11 @@ def head_name(architecture: PreTrainedConfig) -> str | None:
 
 
 def _last_layer(model: PreTrainedModel, config: HeadConfig) -> str:
-    """Path of the linear layer outside of the body that gives as many scores as there are."""
+    """Path of the linear layer outside of the body and of the modules of the task that gives as many scores as there are."""
     count = model.config.num_labels
-    body = body_prefixes(model)
-    paths = [
+    own = [f"{name}." for name, module in model.named_modules() if isinstance(module, TaskModule)]
+    body = (*body_prefixes(model), *own)
+    paths: list[str] = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == count and not name.startswith(body)
@@ -164,16 +167,3 @@ def _check(head: Any, config: HeadConfig, *, width: int, num_outputs: int) -> No
 
 def _unfit(config: HeadConfig, because: str) -> ConfigError:
     return ConfigError(f"head {config.name!r} is no head: {because}", slug="broken-plugin", key="head.name")
-
-
-def _tensors(folder: Path, start: str) -> dict[str, Tensor]:
-    """The tensors of a model folder whose names begin with `start`, by what follows."""
-    found: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                names = [name for name in tensors.keys() if name.startswith(start)]  # noqa: SIM118
-                found |= {name.removeprefix(start): tensors.get_tensor(name) for name in names}
-        except SafetensorError as error:
-            raise ModelError(f"cannot read {file.name}: {error}", slug="unreadable", where=str(file)) from error
-    return found

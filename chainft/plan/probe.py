@@ -15,6 +15,7 @@ from chainft.data.batching import Batch
 from chainft.errors import ConfigError
 from chainft.models.load import prepare
 from chainft.models.own_heads import forget_head, put_head
+from chainft.models.task_modules import attach
 from chainft.plan.trace import Ghostly
 from chainft.stages.links_load import architecture_of, linked_skeleton, read_tokenizer
 from chainft.stages.skeleton import fill_with_ghosts, skeleton
@@ -72,6 +73,7 @@ def _one_head(config: RunConfig, task: Task) -> PreTrainedModel:
         put_head(model, config.head)
         fill_with_ghosts(model)
         model.train(False)
+    attach(model, task.modules())
     return model
 
 

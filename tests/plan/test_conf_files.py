@@ -37,7 +37,8 @@ def words_of(file: str, models: dict[str, Path]) -> list[str]:
         words.append(f"model={models.get(task, models['ner'])}")
     if group == "data" and name in PLACES:
         words.append(PLACES[name])
-    return [*words, "task.multi_label=true"] if name.endswith("_multi") else words
+    kinds = {"_multi": "task.multi_label=true", "_regression": "task.regression=true"}
+    return [*words, *(word for ending, word in kinds.items() if name.endswith(ending))]
 
 
 def _task_of(group: str, name: str) -> str:

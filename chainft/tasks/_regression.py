@@ -43,7 +43,7 @@ class Regression(TextClassifier):
     about: ClassVar[About] = About(
         "Text regression",
         purpose="gives texts, or pairs of texts, a number",
-        sample='{"text": "The parcel arrived today.", "text_pair": "My package came this morning."}',
+        sample="The food was cold, but the waiter was friendly.",
         limit="Outside of the range of its training scores its numbers mean nothing.",
     )
 

@@ -59,15 +59,19 @@ def test_the_temperature_does_not_depend_on_a_constant_in_the_logits_of_a_text()
     """So logarithms of probabilities serve as logits."""
     random = np.random.default_rng(1)
     logits, gold = random.normal(size=(50, 4)) * 3, random.integers(4, size=50)
-    assert best_temperature(logits + random.normal(size=(50, 1)), gold) == pytest.approx(best_temperature(logits, gold))
+    assert best_temperature(logits + random.normal(size=(50, 1)), gold) == pytest.approx(
+        best_temperature(logits, gold)
+    )
 
 
-@pytest.mark.parametrize(("sign", "wanted"), [(1.0, COOLEST), (-1.0, HOTTEST)])
-def test_the_temperature_stays_within_its_bounds(sign: float, wanted: float) -> None:
-    """Where all texts are right, or all wrong, none is the best."""
-    logits = sign * np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert best_temperature(logits, np.array([0, 1])) == pytest.approx(wanted)
+def test_where_no_temperature_is_the_best_it_stays_one_or_within_its_bounds() -> None:
+    """All texts right, none at all, all wrong, and right by a hair but for one in a hundred thousand."""
+    logits, gold = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])
+    assert best_temperature(logits, gold) == 1.0
     assert best_temperature(np.zeros((0, 2)), np.zeros(0, int)) == 1.0
+    assert best_temperature(-logits, gold) == pytest.approx(HOTTEST)
+    many = np.array([[0.001, 0.0]] * 100_000)
+    assert best_temperature(many, np.array([1] + [0] * 99_999)) == pytest.approx(COOLEST)
 
 
 @given(st.lists(st.tuples(SCORES, st.sampled_from(["right", "wrong", "foreign"])), min_size=1, max_size=30))
@@ -179,7 +183,12 @@ def test_thresholds_are_chosen_for_each_label_and_decide() -> None:
     assert [answer["labels"] for _, answer in pairs] == [["c"], ["b", "c"], ["b", "c"], ["b", "c"]]
     task.config = task.tuned(iter(pairs))
     assert task.config.threshold["c"] == 0.5  # No text has it.
-    assert [answer["labels"] for _, answer in decoded(task, golds, logits)] == [["a", "c"], ["a", "c"], ["b", "c"], ["c"]]
+    assert [answer["labels"] for _, answer in decoded(task, golds, logits)] == [
+        ["a", "c"],
+        ["a", "c"],
+        ["b", "c"],
+        ["c"],
+    ]
     assert parse(ClassifyConfig, dump(task.config), at="task") == task.config
 
 

@@ -52,7 +52,7 @@ JOINT = [
 ]
 
 
-@pytest.mark.parametrize("word", ["task.tasks.a.name=classify", "task.sampling=round_robin")
+@pytest.mark.parametrize("word", ["task.tasks.a.name=classify", "task.sampling=round_robin"])
 def test_what_evaluating_several_tasks_would_ignore_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=f"{word.partition('=')[0]} = .* has no effect"):
         check_evaluated(compose(JOINT).config, compose([*JOINT, word]).config)

@@ -112,7 +112,7 @@ def _values(task: Task, name: str, column: Column, length: int) -> np.ndarray:
     if column.axis is not None:
         return np.zeros(length, dtype=np.int32)
     if name == "labels" and column.dtype == "float32":
-        return np.zeros(len(task.labels.names), dtype=np.float32)
+        return np.zeros(len(task.labels.names) or 1, dtype=np.float32)  # A task without labels has one number.
     return np.ones(1, dtype=column.dtype) if column.dtype == "float32" else np.zeros(1, dtype=np.int32)
 
 

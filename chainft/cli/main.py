@@ -41,6 +41,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "cache": Verb("chainft.cli.cache", "list or remove what is kept for later runs: chainft cache ls|clear"),
     "config": Verb("chainft.cli.config", "explain settings: chainft config show [GROUP|KEY]"),
+    "new": Verb("chainft.cli.new", "write a package with a plug-in of your own: chainft new task NAME"),
     "doctor": Verb("chainft.cli.doctor", "show versions, devices, memory, weights, and what is missing"),
     "completion": Verb("chainft.cli.completion", "print the completion script for bash, zsh or fish"),
 }
@@ -174,7 +175,7 @@ def _unknown(words: list[str]) -> ConfigError:
 
 _OTHER_NAMES = {"eval": "evaluate", "test": "evaluate", "fit": "train", "finetune": "train", "infer": "predict",
                 "validate": "check", "show": "config", "env": "doctor", "info": "doctor",
-                "benchmark": "bench", "compare": "bench"}  # fmt: skip
+                "benchmark": "bench", "compare": "bench", "init": "new", "create": "new"}  # fmt: skip
 """What other tools call our commands."""
 
 

@@ -39,7 +39,8 @@ def words_of(file: str, models: dict[str, Path]) -> list[str]:
         words.append(PLACES[name])
     if file == "data/parallel":
         words += ["data.train=x.en", "data.train_target=x.de"]
-    return [*words, "task.multi_label=true"] if name.endswith("_multi") else words
+    kinds = {"_multi": "task.multi_label=true", "_regression": "task.regression=true"}
+    return [*words, *(word for ending, word in kinds.items() if name.endswith(ending))]
 
 
 def _task_of(group: str, name: str) -> str:

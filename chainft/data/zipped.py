@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from chainft.data.files import Capped, find_file
 from chainft.errors import DataError
@@ -29,7 +29,8 @@ def open_zipped(file: str, *, ending: str, key: str | None = None) -> Iterator[B
         with zipfile.ZipFile(path) as archive:
             member = _only_member(archive, file, ending, key)
             with archive.open(member) as stream:
-                yield io.BufferedReader(Capped(stream, file, path.stat().st_size), buffer_size=1 << 16)
+                inner = cast(zipfile.ZipExtFile, stream)
+                yield io.BufferedReader(Capped(inner, file, path.stat().st_size), buffer_size=1 << 16)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(
             f"{file!r} cannot be unpacked: {error}",

@@ -21,6 +21,8 @@ from chainft.errors import ConfigError, SecurityError, did_you_mean
 
 Kind = Literal["task", "source", "metric"]
 
+OWN = "chainft"
+"""The package whose plug-ins are ours."""
 _PACKAGES: dict[Kind, str] = {
     "task": "chainft.tasks",
     "source": "chainft.data.sources",
@@ -42,10 +44,10 @@ class Plugin:
 
     def load(self) -> Any:
         """The plug-in class. Raises SecurityError when its package is not on the allowlist."""
-        if self.distribution != "chainft":
+        if self.distribution != OWN:
             _check_allowed(self)
         module, _, attribute = self.target.partition(":")
-        if self.distribution == "chainft":
+        if self.distribution == OWN:
             return getattr(importlib.import_module(module), attribute)
         try:
             return getattr(importlib.import_module(module), attribute)
@@ -84,7 +86,7 @@ def _built_in(kind: Kind) -> Iterator[Plugin]:
     folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
     for file in sorted(folder.glob("*.py")):
         if file.stem != "base" and not file.stem.startswith("_"):
-            yield Plugin(kind, file.stem, f"{package}.{file.stem}:PLUGIN", "chainft")
+            yield Plugin(kind, file.stem, f"{package}.{file.stem}:PLUGIN", OWN)
 
 
 def _installed(kind: Kind) -> Iterator[Plugin]:

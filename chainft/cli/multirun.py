@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 from chainft.cli import trials
 from chainft.cli.flags import Given
+from chainft.cli.jobs import NewProcess, Process, WarmProcess, has_warm_process, warm_context
 from chainft.cli.sweep_table import error_line, print_table, write_csv
 from chainft.config.search import PRIMARY
 from chainft.config.sweep import SweepPlan, plan_sweep
@@ -55,6 +57,16 @@ class Sweep:
     jobs: list[Job] = field(default_factory=list)
     stopped_by: int | None = None
     """The signal that ended it early."""
+
+    @cached_property
+    def _warm(self) -> ForkServerContext:
+        return warm_context()
+
+    def start(self, words: Sequence[str], log: Path) -> Process:
+        """`chainft WORDS` in a process of its own, its output in `log`."""
+        if self.plan.config.warm and has_warm_process():
+            return WarmProcess(words, log, self._warm)
+        return NewProcess(words, log, sys.executable)
 
     def save(self) -> None:
         """Write `sweep.json` and `sweep.csv`."""
@@ -100,11 +112,11 @@ class _Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.process.send_signal(number)
 
 
@@ -149,27 +161,23 @@ def _execute(sweep: Sweep, job: Job, stop: _Stop) -> int:
         words = [f"run={_quoted(job.folder)}", "resume=true"]
     elif folder.exists():
         folder.rename(_free(folder))
-    command = [sys.executable, "-m", "chainft", "train", *sweep.flags, *words]
+    words = ["train", *sweep.flags, *words]
     with _log(job).open("ab") as log:
-        log.write(f"$ chainft {' '.join(command[3:])}\n".encode())
-        log.flush()
-        # A session of its own: the terminal's Ctrl-C reaches the job once, through us.
-        stop.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        code = _wait(stop.process, RunFolder(folder))
+        log.write(f"$ chainft {' '.join(words)}\n".encode())
+    stop.process = sweep.start(words, _log(job))
+    if stop.signal is not None:
+        stop.process.send_signal(stop.signal)
+    code = _wait(stop.process, RunFolder(folder))
     return code if code >= 0 else 128 - code
 
 
-def _wait(process: subprocess.Popen[bytes], folder: RunFolder) -> int:
+def _wait(process: Process, folder: RunFolder) -> int:
     """Wait for the job; on a terminal, show its latest line of `metrics.jsonl`."""
     shown = ""
-    while True:
-        try:
-            code = process.wait(timeout=1.0)
-            break
-        except subprocess.TimeoutExpired:
-            if sys.stdout.isatty() and (line := _progress(folder)) != shown:
-                shown = line
-                print(f"\r\x1b[K    {line}", end="", flush=True)
+    while (code := process.wait(1.0)) is None:
+        if sys.stdout.isatty() and (line := _progress(folder)) != shown:
+            shown = line
+            print(f"\r\x1b[K    {line}", end="", flush=True)
     if shown:
         print("\r\x1b[K", end="")
     return code

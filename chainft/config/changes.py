@@ -25,6 +25,7 @@ FREE = (
     "checkpoint",
     "cache.max_gib",
     "data.cache_dir",
+    "evaluation.baselines",
     "evaluation.batch_size",
     "evaluation.patience",
     "report",

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from chainft import registry
 from chainft.config import gate, kinds, rules
 from chainft.config.document import read_yaml
 from chainft.config.hydra_edge import Composer, Composition, composer
 from chainft.config.interpolation import frozen_times, resolve
-from chainft.config.run import DEFAULT_MODELS, RunConfig
+from chainft.config.run import RunConfig
 from chainft.config.search import PRIMARY, options, search_folders
 from chainft.config.words import check_word, key_of, placed, translate
 from chainft.errors import ConfigError
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
 STARTER_MODEL = "starter"
 SPLITS = ("train", "validation", "test")
-_SOURCES: Mapping[str, str] = {
-    ".conll": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".bioes": "conll",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-    ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
-}  # fmt: skip
-"""The source that reads a file when only the file is given, by its ending."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +155,14 @@ def _default_groups(hydra: Composer, composition: Composition) -> list[str]:
 
 def _default_model(*names: object) -> str:
     """The model of the task that goes by one of `names` (that of its file, `task.name`)."""
-    return next(
-        (DEFAULT_MODELS[name] for name in names if isinstance(name, str) and name in DEFAULT_MODELS), STARTER_MODEL
-    )
+    task = _task_class(*names)
+    return str(task.default_model) if task else STARTER_MODEL
+
+
+def _task_class(*names: object) -> Any:
+    """The task plug-in that goes by one of `names`; None where there is none."""
+    known = {plugin.name: plugin for plugin in registry.plugins("task")}
+    return next((known[name].load() for name in names if isinstance(name, str) and name in known), None)
 
 
 def _default_data(data: Mapping[str, Any], choices: Mapping[str, str | None], known: list[str]) -> list[str]:
@@ -174,8 +174,9 @@ def _default_data(data: Mapping[str, Any], choices: Mapping[str, str | None], kn
     task = _node(data, "task")
     if task.get("tasks") or _node(data, "data").get("tasks"):
         return [*(["data=joint"] if "joint" in known else []), *_sources_of_parts(data)]
-    ending = "_multi" if task.get("multi_label") is True else ""
-    wanted = [f"starter_{name}{ending}" for name in (choices.get("task"), task.get("name")) if name]
+    names = [name for name in (choices.get("task"), task.get("name")) if name]
+    found = _task_class(*names)
+    wanted = [found.default_data({**task, "name": name}) for name in names] if found else []
     return [f"data={name}" for name in wanted if name in known][:1]
 
 
@@ -186,7 +187,7 @@ def _given(data: Mapping[str, Any]) -> str | None:
 
 
 def _source_of(file: str, key: str, known: Sequence[str]) -> str:
-    source = _SOURCES.get(PurePath(file).suffix.lower())
+    source = _sources_by_ending().get(PurePath(file).suffix.lower())
     if source is None:
         raise ConfigError(
             f"how to read {file!r} is not known: no source is given, and its ending tells none",
@@ -197,10 +198,15 @@ def _source_of(file: str, key: str, known: Sequence[str]) -> str:
     return source
 
 
-def _sources_of_parts(
-    data: Mapping[str, Any], known: Sequence[str] = tuple(sorted(set(_SOURCES.values())))
-) -> list[str]:
+def _sources_by_ending() -> Mapping[str, str]:
+    """The source that reads a file when only the file is given, by its ending; of installed packages none is asked."""
+    own = [plugin for plugin in registry.plugins("source") if plugin.distribution == registry.OWN]
+    return {ending: plugin.name for plugin in own for ending in plugin.load().endings}
+
+
+def _sources_of_parts(data: Mapping[str, Any]) -> list[str]:
     """The sources of several tasks' data, as words, where files name them and nothing else does."""
+    known = sorted(set(_sources_by_ending().values()))
     parts = _node(_node(data, "data"), "tasks")
     found = {name: _given(_node(parts, name)) for name in parts if "name" not in _node(parts, name)}
     return [

@@ -8,8 +8,9 @@ from typing import Any
 
 from chainft.config.chain import ChainConfig, StageConfig
 from chainft.config.no_effect import no_effect
-from chainft.config.run import DEFAULT_MODELS, ModelConfig, RunConfig
+from chainft.config.run import ModelConfig, RunConfig
 from chainft.errors import Problem
+from chainft.registry import find
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LINK_SETTINGS = ("receive", "connector", "residual")
@@ -81,7 +82,7 @@ def the_model_is_used(config: RunConfig) -> Iterator[Problem]:
     """`model.path` is for stages without a model of their own, and for those that name it."""
     stages = config.chain.stages.values()
     path = config.model.path
-    defaults = {ModelConfig.path, *DEFAULT_MODELS.values()}
+    defaults = {ModelConfig.path, find("task", config.task.name, key="task.name").default_model}
     if path not in defaults and stages and all(stage.model not in (None, path) for stage in stages):
         yield Problem(
             "no-effect",

@@ -36,7 +36,7 @@ class TaskConfig:
     """What is learned. Each task adds its own fields."""
 
     name: str
-    """The task plug-in: ner, classify, generate, or one of an installed package."""
+    """The task plug-in: one of chainft's or of an installed package; `chainft config show task` lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class DataConfig:
     """Where examples come from and how they become train, validation and test. Each source adds its own fields."""
 
     name: str
-    """The data source plug-in: conll, jsonl, csv, parquet, hub, or one of an installed package."""
+    """The data source plug-in: one of chainft's or of an installed package; `chainft config show data` lists them."""
     train: Files = None
     """File or files of training examples (for `hub`: the split's name)."""
     validation: Files = None
@@ -79,10 +79,6 @@ class DataConfig:
     """What a label does that only validation or test has: stop, or join the label set though never learned."""
     cache_dir: str | None = None
     """Folder of the tokenised store and the prefix cache; default `$CHAINFT_CACHE`, else `~/.cache/chainft`."""
-
-
-DEFAULT_MODELS: Mapping[str, str] = {"generate": "smollm2"}
-"""The model of a task that names none, where it is not that of `ModelConfig`, an encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +181,8 @@ class EvaluationConfig:
     """How much better than when it began to wait must an evaluation be, so that `patience` begins anew."""
     before_training: bool = True
     """Score the test examples before the first step too, so that the report shows before and after."""
+    baselines: bool = True
+    """Score the task's simple baselines (majority, copy, ...) on the test examples too, to compare with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,3 +26,6 @@ class SweepConfig:
     """Folder of the sweep; default `multirun/<date>_<time>`."""
     resume: bool = False
     """Go on with the sweep in `dir`: finished runs are kept, begun ones are resumed, failed ones run again."""
+    warm: bool = True
+    """On Linux, start each run as a fork of one process that has imported everything, which saves it the time of the
+    imports; the numbers are the same. false: a new Python for each."""

@@ -129,6 +129,7 @@ def _key(examples: Sequence[Example], task: Task) -> str:
     digest = hashlib.sha256(f"{FORMAT} {__version__} {task.max_length}\n".encode())
     digest.update(json.dumps(dump(task.config), sort_keys=True).encode())
     digest.update(json.dumps(list(task.labels.names)).encode())
+    digest.update(task.feature_key.encode())
     digest.update(_tokenizer_content(task.tokenizer))
     digest.update(_code_of(task))
     for example in examples:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -161,12 +161,12 @@ def score(
     for one in predicted:
         gold, answer = engine.task.gold(one.example), engine.task.predicted(one.prediction)
         for metric in metrics:
-            metric.update(gold, answer)
+            metric.update(gold, one.prediction if metric.needs_scores else answer)
         if sink:
             sink(one)
     scores = merge_scores(metric.compute() for metric in metrics)
     losses = {name: one.mean for name, one in engine.losses.items() if one.mean is not None}
-    return Scores({**engine.task.all_loss_scores(losses), **scores.values}, scores.tables, scores.confusions)
+    return replace(scores, values={**engine.task.all_loss_scores(losses), **scores.values})
 
 
 def _stretches(first_of: np.ndarray, features: int) -> Iterator[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from chainft.config.joint import JointConfig
 from chainft.config.parse import dump, parse
 from chainft.config.run import ModelConfig, TaskConfig
 from chainft.errors import CheckpointError, ConfigError, ModelError, StorageError
-from chainft.models.load import load_tokenizer, load_trained
+from chainft.models.load import load_config, load_tokenizer, load_trained
 from chainft.registry import find
 from chainft.run_folder import STATE_FILE, model_folder, write_json
 from chainft.stages.chain import Chain
@@ -25,7 +25,7 @@ from chainft.stages.precision import DTYPES, set_dtype
 from chainft.stages.sharing import Ties, retie, untied_state
 from chainft.stages.trunk import JointModel
 from chainft.stages.trunk_load import join
-from chainft.tasks.base import Labels, Task
+from chainft.tasks.base import AUTO, Labels, Task
 from chainft.tasks.joint import Joint
 
 FORMAT = 1
@@ -159,7 +159,9 @@ def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
     state = _read_state(folder / STATE_FILE)
     task = _new_task(state, config)
     task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
-    task.prepare(load_tokenizer(ModelConfig(path=str(folder))), max_length=int(state["max_length"]))
+    place = ModelConfig(path=str(folder))
+    task.adapt(load_config(place))
+    task.prepare(load_tokenizer(place), max_length=int(state["max_length"]))
     return task
 
 
@@ -168,7 +170,7 @@ def _new_task(state: Mapping[str, Any], config: TaskConfig | None) -> Task:
     plugin = find("task", name, key="task.name")
     saved: TaskConfig = parse(plugin.config_class, state["task"], at="task")
     is_other = config is not None and not isinstance(config, plugin.config_class)
-    task: Task = plugin(saved if is_other else config or saved)
+    task: Task = plugin(saved if is_other or config is None else _filled(config, saved, plugin.tuned_fields))
     if is_other or type(task) is not type(plugin(saved)):
         raise ConfigError(
             "the model was trained for another kind of answer than these task settings ask for",
@@ -177,6 +179,11 @@ def _new_task(state: Mapping[str, Any], config: TaskConfig | None) -> Task:
             help="leave the settings of task that choose the kind of answer as they were in training",
         )
     return task
+
+
+def _filled(config: TaskConfig, saved: TaskConfig, tuned: Sequence[str]) -> TaskConfig:
+    """`config` with what validation chose after training, where it leaves that open."""
+    return replace(config, **{name: getattr(saved, name) for name in tuned if getattr(config, name) == AUTO})
 
 
 def _is_list_of_names(value: Any) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from chainft.metrics.base import falls, mean
-from chainft.tasks.base import Metric, Scores, merge_scores
+from chainft.metrics._direction import falls
+from chainft.metrics.base import mean
+from chainft.tasks.base import Metric, Prediction, Scores, merge_scores
 
 MEAN = "mean_score"
 """Mean over the tasks of the main metric of each."""
@@ -18,19 +19,27 @@ class JointMetric(Metric):
     """Passes each task's answers to its metrics; values are `<task>/<metric>`, tables say the task's name."""
 
     family: ClassVar[str] = "joint"
+    needs_scores: ClassVar[bool] = True
 
-    def __init__(self, metrics: Mapping[str, Sequence[Metric]], mains: Mapping[str, str]) -> None:
-        """`mains`: the main metric of each task."""
+    def __init__(
+        self,
+        metrics: Mapping[str, Sequence[Metric]],
+        mains: Mapping[str, str],
+        answers: Mapping[str, Callable[[Prediction], Any]],
+    ) -> None:
+        """`mains`: the main metric of each task; `answers`: what turns its predictions into answers."""
         self._metrics = metrics
         self._mains = mains
+        self._answers = answers
         self._seen: Counter[str] = Counter()
 
     def update(self, gold: Mapping[str, Any], predicted: Mapping[str, Any]) -> None:
-        """Both by task."""
+        """The gold answers and the predictions, by task."""
         for name, answer in gold.items():
             self._seen[name] += 1
+            given = self._answers[name](predicted[name])
             for metric in self._metrics[name]:
-                metric.update(answer, predicted[name])
+                metric.update(answer, predicted[name] if metric.needs_scores else given)
 
     def compute(self) -> Scores:
         """The scores of the tasks of which there were examples, and the mean over these; of all where there were none."""
@@ -52,4 +61,6 @@ def _named(name: str, part: Scores) -> Scores:
         {f"{name}/{key}": value for key, value in part.values.items()},
         tuple(replace(table, title=f"{name}: {table.title}") for table in part.tables),
         tuple(replace(confusion, title=f"{name}: {confusion.title}") for confusion in part.confusions),
+        tuple(replace(chart, title=f"{name}: {chart.title}") for chart in part.charts),
+        {f"{name}/{key}": text for key, text in part.meanings.items()},
     )

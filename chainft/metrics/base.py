@@ -43,11 +43,6 @@ def unknown_metric(metric: str, values: Mapping[str, float]) -> ConfigError:
     )
 
 
-def falls(metric: str) -> bool:
-    """Whether less is better: losses and perplexity fall, everything else rises."""
-    return metric.endswith(("loss", "perplexity"))
-
-
 class Counts(NamedTuple):
     """Right answers, answers given, and answers there are to find."""
 

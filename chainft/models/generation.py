@@ -1,57 +1,131 @@
-"""Batched generation that gives each prompt the same response whatever it is batched with. B rows, P longest prompt."""
+"""Batched generation that gives each source the same answers whatever it is batched with.
+
+Decoders go on from prompts, which are padded on the left; decoders of encoder-decoders begin with their start token.
+Keys and values are cached. Letters: B rows, S longest source, N answers a row, T new tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessorList, PreTrainedModel
+
+from chainft.models.sampling import samplers
+from chainft.tasks._generation_settings import DEFAULT_SEED
+
+if TYPE_CHECKING:
+    from chainft.tasks._generation_settings import TextToTextConfig
+
+_OWN = (
+    "bos_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
+"""Settings of a model's own generation config that are facts about its vocabulary, not ways to search."""
 
 
 def generate(
     model: PreTrainedModel,
     input_ids: Tensor,
-    prompt_lengths: Tensor,
+    lengths: Tensor,
     *,
+    settings: TextToTextConfig,
+    count: int,
     pad_token_id: int,
     eos_token_id: int,
-    max_new_tokens: int,
-    num_beams: int,
-) -> list[np.ndarray]:
-    """The new tokens of each row without the end token; `input_ids` (B, L) begin with the prompts, padded right.
+    start: Mapping[str, int],
+) -> list[list[np.ndarray]]:
+    """For each row its `count` answers, best first: new tokens without the end token.
 
-    Greedy or beam search, never sampling: settings that the model brings for sampling do not count, but
-    its own end tokens do.
+    `input_ids` (B, L) begin with the sources, of `lengths` (B,), padded right. Ways to search that the model brings do
+    not count, but its own end tokens and what it forces or forbids do; `start` goes before those.
     """
-    prompts, mask = pad_left(input_ids, prompt_lengths, pad_token_id)
-    ends = sorted({eos_token_id, *_ends_of(model)})
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=pad_token_id,
-        eos_token_id=ends,
+    has_encoder = bool(model.config.is_encoder_decoder)
+    longest = int(lengths.max())
+    mask = torch.arange(longest, device=lengths.device)[None, :] < lengths[:, None]
+    sources, shown = (
+        (input_ids[:, :longest], mask.long()) if has_encoder else pad_left(input_ids, lengths, pad_token_id)
     )
+    ends = sorted({eos_token_id, *_ends_of(model)})
+    config = _config(model, settings, count, start, pad_token_id=pad_token_id, ends=ends)
+    processors = LogitsProcessorList()
+    if settings.do_sample:
+        rows = [row[:length] for row, length in zip(input_ids.cpu().numpy(), lengths.tolist(), strict=True)]
+        processors = samplers(
+            rows,
+            count=count,
+            seed=DEFAULT_SEED if settings.sampling_seed is None else settings.sampling_seed,
+            temperature=settings.temperature or 1.0,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+        )
+        sources, shown = (one.repeat_interleave(count, dim=0) for one in (sources, shown))
     with _only(config, model):
         output: Tensor = model.generate(  # type: ignore[operator]
-            inputs=prompts, attention_mask=mask, generation_config=config
+            inputs=sources, attention_mask=shown, generation_config=config, logits_processor=processors
         )
-    rows = output[:, prompts.shape[1] :].cpu().numpy()
-    return [row[: _first_end(row, ends)].astype(np.int32) for row in rows]
+    new = output[:, 1 if has_encoder else sources.shape[1] :].cpu().numpy()  # (B * N, T)
+    answers = [row[: _first_end(row, ends)].astype(np.int32) for row in new]
+    return [answers[first : first + count] for first in range(0, len(answers), count)]
+
+
+def shift_of(architecture: Any) -> Callable[[Tensor], Tensor]:
+    """The rule by which an encoder-decoder makes the inputs of its decoder (B, T) from labels (B, T): its own code.
+
+    A model without weights is built for it.
+    """
+    auto: Any = AutoModelForSeq2SeqLM
+    with torch.device("meta"):
+        model = auto.from_config(architecture, trust_remote_code=False)
+    shift: Callable[[Tensor], Tensor] = model.prepare_decoder_input_ids_from_labels
+    return shift
 
 
 def pad_left(input_ids: Tensor, lengths: Tensor, pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """The first `lengths` (B,) tokens of each row at the right border of (B, P), and the attention mask (B, P)."""
+    """The first `lengths` (B,) tokens of each row at the right border of (B, S), and the attention mask (B, S)."""
     longest = int(lengths.max())
     shift = longest - lengths[:, None]
     places = torch.arange(longest, device=input_ids.device)[None, :]
     mask = places >= shift
     taken = input_ids.gather(1, (places - shift).clamp(min=0))
     return taken.masked_fill(~mask, pad_token_id), mask.long()
+
+
+def _config(
+    model: PreTrainedModel,
+    settings: TextToTextConfig,
+    count: int,
+    start: Mapping[str, int],
+    *,
+    pad_token_id: int,
+    ends: list[int],
+) -> GenerationConfig:
+    chosen: dict[str, Any] = {name: getattr(model.generation_config, name, None) for name in _OWN}
+    if model.config.is_encoder_decoder and chosen["decoder_start_token_id"] is None:
+        chosen["decoder_start_token_id"] = model.config.decoder_start_token_id
+    if settings.num_beams > 1:
+        penalty = 1.0 if settings.length_penalty is None else settings.length_penalty
+        chosen |= {"num_return_sequences": count, "length_penalty": penalty}
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        **{**chosen, **start},
+        max_new_tokens=settings.max_new_tokens,
+        min_new_tokens=settings.min_new_tokens,
+        num_beams=settings.num_beams,
+        no_repeat_ngram_size=settings.no_repeat_ngram_size or 0,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=pad_token_id,
+        eos_token_id=ends,
+    )
 
 
 def _ends_of(model: PreTrainedModel) -> list[int]:

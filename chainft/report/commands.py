@@ -6,12 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-_SAMPLES: dict[str, str] = {
-    "ner": "Angela Merkel met engineers from Siemens in Berlin.",
-    "classify": "My card still has not arrived.",
-    "generate": "can u send the report",
-    "joint": "I ordered a lamp from Siemens in Berlin and it has not arrived.",
-}
+from chainft import registry
+from chainft.tasks.base import About
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ def next_commands(run: Path | str, task: str, *, tested: bool) -> list[Command]:
     test = "data.tasks.NAME.test" if task == "joint" else "data.test"
     other = Command(f"chainft evaluate {folder} {test}=FILE", "score the model on other data")
     return [
-        Command(f"chainft predict {folder} {shlex.quote(sample_text(task))}", "try the model on your own words"),
+        Command(f"chainft predict {folder} {shlex.quote(about(task).sample)}", "try the model on your own words"),
         Command(
             f"chainft predict {folder} --file texts.txt --output answers.jsonl", "predict a file, one text a line"
         ),
@@ -37,6 +33,8 @@ def next_commands(run: Path | str, task: str, *, tested: bool) -> list[Command]:
     ]
 
 
-def sample_text(task: str) -> str:
-    """A text to try a task on."""
-    return _SAMPLES.get(task, "Your text here.")
+def about(task: str) -> About:
+    """The words of a task; empty ones where its package is not installed."""
+    known = {plugin.name: plugin for plugin in registry.plugins("task")}
+    found: About = known[task].load().about if task in known else About()
+    return found

@@ -20,7 +20,7 @@ from rich.text import Text
 from chainft.report.commands import next_commands
 from chainft.report.plan_words import plan_lines
 from chainft.report.run_files import Outcome, outcome_of
-from chainft.report.tables import render, shorten
+from chainft.report.tables import baselines_table, render, shorten
 from chainft.report.words import change, judgement, meaning, number, plural, printable
 from chainft.tasks.base import Scores, Table
 
@@ -88,6 +88,9 @@ def print_results(results: Mapping[str, Any], *, console: Console | None = None)
     _print_headline(target, outcome)
     target.print(render(_values_table(outcome), target))
     target.print()
+    if compared := baselines_table(outcome):
+        target.print(render(compared, target))
+        target.print()
     split, scores = outcome.shown
     print_tables(target, scores, split, pointer="all of them are in report.html")
 
@@ -117,7 +120,12 @@ def _print_headline(console: Console, outcome: Outcome) -> None:
         style="bold red" if judgement(metric, before, value) == "worse" else "bold green",
     )
     console.print(line, soft_wrap=True)
-    if explained := meaning(metric):
+    if outcome.best_baseline:
+        name, reached = outcome.best_baseline
+        beaten = judgement(metric, reached, value) == "better"
+        text = f"  {'better' if beaten else 'NOT better'} than the best simple baseline: {name}, {number(reached)}"
+        console.print(Text(text, style="default" if beaten else "bold red"), soft_wrap=True)
+    if explained := meaning(metric) or scores.meanings.get(metric):
         for part in Text(explained, style="dim").wrap(console, max(20, console.width - 2)):
             part.rstrip()
             console.print(Text("  ").append_text(part))

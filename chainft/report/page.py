@@ -15,6 +15,7 @@ from chainft import __version__
 from chainft.report.markup import Html, raw, tag
 from chainft.report.run_files import RunFacts, read_run
 from chainft.report.sections import commands_section, curves_section, headline, settings_section
+from chainft.report.sections_charts import charts_section
 from chainft.report.sections_data import data_section, findings_section, mistakes_section
 from chainft.report.sections_scores import classes_section, confusion_section, scores_section
 from chainft.run_folder import RunFolder, write_text
@@ -27,6 +28,7 @@ _SECTIONS: tuple[tuple[str, Callable[[RunFacts], Html | None]], ...] = (
     ("Curves", curves_section),
     ("Per class", classes_section),
     ("Confusion", confusion_section),
+    ("Plots", charts_section),
     ("Mistakes", mistakes_section),
     ("Data", data_section),
     ("Go on", commands_section),

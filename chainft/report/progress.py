@@ -18,9 +18,10 @@ from typing import Any, Self
 from rich.console import Console
 from rich.text import Text
 
+from chainft.metrics._direction import falls
 from chainft.report.console import messages
 from chainft.report.live import Bar, is_live, live_on
-from chainft.report.words import duration, lower_is_better, number, printable, short, size
+from chainft.report.words import duration, number, printable, short, size
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class TrainProgress:
         value = values.get(self.metric) if self.metric else None
         if self.metric is None or value is None:
             return ""
-        better = self._best is None or ((value < self._best) == lower_is_better(self.metric) and value != self._best)
+        better = self._best is None or ((value < self._best) == falls(self.metric) and value != self._best)
         if better:
             self._best = value
         return "  (best so far)" if better else ""

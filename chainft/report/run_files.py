@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from chainft.errors import CheckpointError
+from chainft.metrics._direction import falls
 from chainft.run_folder import RunFolder
-from chainft.tasks.base import Confusion, Mark, Mistake, Scores, Table
+from chainft.tasks.base import Chart, Confusion, Mark, Mistake, Scores, Series, Table
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,18 @@ class Outcome:
     after: Scores | None
     """Test, with the best weights."""
     validation: Scores | None
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Values of simple answers on the split that is shown, by the names of baseline and metric."""
+
+    @property
+    def best_baseline(self) -> tuple[str, float] | None:
+        """Name and main metric of the baseline that does best; None where there is none."""
+        metric = self.main_metric or ""
+        found = {name: values[metric] for name, values in self.baselines.items() if metric in values}
+        if not found:
+            return None
+        name = (min if falls(metric) else max)(found, key=lambda one: found[one])
+        return name, found[name]
 
     @property
     def shown(self) -> tuple[str, Scores] | None:
@@ -127,6 +140,7 @@ def outcome_of(results: Mapping[str, Any]) -> Outcome:
         before=scores_of(test.get("before")),
         after=scores_of(test.get("after")),
         validation=scores_of(results.get("validation")),
+        baselines=results.get("baselines") or {},
     )
 
 
@@ -140,14 +154,30 @@ def scores_of(record: Mapping[str, Any] | None) -> Scores | None:
             for name, value in (record.get("values") or {}).items()
         },
         tables=tuple(
-            Table(str(table["title"]), tuple(map(str, table["columns"])), tuple(tuple(row) for row in table["rows"]))
+            Table(
+                str(table["title"]),
+                tuple(map(str, table["columns"])),
+                tuple(tuple(row) for row in table["rows"]),
+                str(table.get("note") or ""),
+            )
             for table in record.get("tables") or ()
         ),
         confusions=tuple(
             Confusion(str(one["title"]), tuple(map(str, one["labels"])), tuple(tuple(row) for row in one["counts"]))
             for one in record.get("confusions") or ()
         ),
+        charts=tuple(_chart(one) for one in record.get("charts") or ()),
+        meanings={str(name): str(text) for name, text in (record.get("meanings") or {}).items()},
     )
+
+
+def _chart(record: Mapping[str, Any]) -> Chart:
+    series = tuple(
+        Series(str(one["name"]), tuple((x if isinstance(x, str) else float(x), float(y)) for x, y in one["points"]))
+        for one in record["series"]
+    )
+    kind: Any = "bar" if record.get("kind") == "bar" else "line"
+    return Chart(str(record["title"]), str(record["note"]), str(record["x"]), series, kind)
 
 
 def _mistake(record: Mapping[str, Any]) -> Mistake:

@@ -6,26 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from chainft.report.charts import MOST_POINTS, Chart, Line, Point, line_chart
-from chainft.report.commands import next_commands
+from chainft.report.commands import about, next_commands
 from chainft.report.markup import Child, Html, tag
 from chainft.report.plan_words import plan_lines
 from chainft.report.run_files import RunFacts
 from chainft.report.sections_scores import section
 from chainft.report.words import change, duration, judgement, meaning, number, plural, short, size
 
-_TASKS = {
-    "ner": "Named entity recognition",
-    "classify": "Text classification",
-    "generate": "Text generation",
-    "joint": "Several tasks on one trunk",
-}
-
 
 def headline(facts: RunFacts) -> Html:
     """What came out, in one number and one sentence."""
     return tag(
         "header",
-        tag("p", _TASKS.get(facts.task, facts.task), " · ", tag("span", facts.name, class_="run"), class_="kicker"),
+        tag("p", about(facts.task).title or facts.task, " · ", tag("span", facts.name, class_="run"), class_="kicker"),
         _result(facts),
         _key_facts(facts),
     )
@@ -50,7 +43,7 @@ def _result(facts: RunFacts) -> list[Child]:
         if before is not None
         else None,
     ]
-    explained = meaning(metric)
+    explained = meaning(metric) or scores.meanings.get(metric)
     chosen = "Validation also chose the best checkpoint, so expect slightly less on new texts. Give data.test for a fair score."
     return [
         tag("h1", tag("span", f"{metric} on {split}", class_="metric"), " ", tag("span", numbers, class_="numbers")),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chainft.metrics._direction import falls
 from chainft.report.charts import bar, dumbbell
 from chainft.report.confusion import confusion_view
 from chainft.report.markup import Child, Html, tag
-from chainft.report.run_files import RunFacts
-from chainft.report.tables import MOST_ROWS, SHORT_ROWS, Row, deciding_column, split_rows
-from chainft.report.words import change, judgement, lower_is_better, meaning, number
+from chainft.report.run_files import Outcome, RunFacts
+from chainft.report.tables import MOST_ROWS, SHORT_ROWS, Row, baselines_table, deciding_column, split_rows
+from chainft.report.words import change, judgement, meaning, number
 from chainft.tasks.base import Scores, Table
 
 _ENTITIES = (
@@ -53,13 +54,23 @@ def scores_section(facts: RunFacts) -> Html | None:
         f"Scores on {split}",
         tag("div", tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="scores"), class_="scroll"),
         tag("p", f"{hollow}{_WHY_BOLD if facts.chosen else ''}", class_="note"),
+        _baselines(outcome),
     )
+
+
+def _baselines(outcome: Outcome) -> Child:
+    """The trained model beside simple answers."""
+    table = baselines_table(outcome)
+    if table is None:
+        return None
+    note = "What is reached without the model; training was worth it where the model does better."
+    return [tag("h3", table.title), tag("p", note, class_="note"), _grid(table, table.rows, ())]
 
 
 def _value_row(name: str, scores: Scores, before: Scores | None, validation: Scores | None, *, main: bool) -> Html:
     after, old = scores.values[name], before.values.get(name) if before else None
-    fraction = not lower_is_better(name) and 0 <= after <= 1 and (old is None or 0 <= old <= 1)
-    explained = meaning(name, brief=True)
+    fraction = not falls(name) and 0 <= after <= 1 and (old is None or 0 <= old <= 1)
+    explained = meaning(name, brief=True) or scores.meanings.get(name)
     return tag(
         "tr",
         tag("th", name, tag("span", explained, class_="meaning") if explained else None, scope="row"),
@@ -98,7 +109,9 @@ def class_table(table: Table) -> Html:
 
 
 def unit_note(table: Table) -> str | None:
-    """What a table counts, by its title; None where we can't tell."""
+    """What a table counts: as it says itself, else by its title; None where we can't tell."""
+    if table.note:
+        return table.note
     title = table.title.casefold()
     found = [(title.find(word), note) for words, note in _UNITS for word in words if word in title]
     return min(found)[1] if found else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from chainft.metrics._direction import falls
+
 MISSING = "–"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -125,11 +127,6 @@ def size(num_bytes: float | None) -> str:
     return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether a fall of `metric` is good: losses and perplexity."""
-    return metric.endswith(("loss", "perplexity"))
-
-
 def judgement(metric: str, before: float | None, after: float | None) -> str:
     """`better`, `worse`, or `same` where nothing can be said.
 
@@ -138,7 +135,7 @@ def judgement(metric: str, before: float | None, after: float | None) -> str:
     """
     if before is None or after is None or before == after or not math.isfinite(before + after):
         return "same"
-    return "better" if (after < before) == lower_is_better(metric) else "worse"
+    return "better" if (after < before) == falls(metric) else "worse"
 
 
 def meaning(metric: str, *, brief: bool = False) -> str | None:

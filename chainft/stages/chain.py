@@ -84,8 +84,13 @@ class Chain:
 
     def merge(self) -> None:
         """Bring the model into its plain form: adapters become part of the weights."""
-        if any(part.config.lora for part in self.parts):  # PEFT takes most of a second to import.
+        if self.has_adapters:  # PEFT takes most of a second to import.
             merge_adapters(self.model)
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether any stage was configured to be tuned by adapters."""
+        return any(part.config.lora for part in self.parts)
 
     def describe(self) -> list[dict[str, Any]]:
         """For each stage what the plan shows: blocks, parameters, trainable ones, and with whom it shares."""

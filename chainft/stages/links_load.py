@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chainft.auto_classes import LINKED
 from chainft.config.chain import ChainConfig
@@ -45,6 +45,13 @@ def check_models(config: RunConfig) -> None:
                     key="model.path",
                     help="link encoders or decoders",
                 )
+
+
+def architecture_of(config: RunConfig) -> PreTrainedConfig:
+    """The config of the model with the task's head: that of the run, or of linked stages the last."""
+    *_, (last, model) = stage_models(config).items()
+    with blaming(last, config.chain):
+        return load_config(model)
 
 
 def read_tokenizer(config: RunConfig) -> tuple[PreTrainedTokenizerBase, int]:

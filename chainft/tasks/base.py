@@ -15,7 +15,7 @@ compute (so that configs are checked without it), and one YAML. Shapes: B batch,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,7 +28,7 @@ from chainft.errors import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch
 
@@ -36,6 +36,10 @@ Arrays = dict[str, np.ndarray]
 """One feature: for each column its one-dimensional array."""
 Prediction = dict[str, Any]
 """What is predicted for one example: plain JSON values; one line of `chainft predict`."""
+AUTO = "auto"
+"""Value of a setting that is chosen on validation."""
+Baseline = Callable[[Example], Any]
+"""Answers an example without a trained model, in the form in which metrics take predictions."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Table:
     """Says plainly what is counted: `entities`, `tokens`, `texts`."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
+    note: str = ""
+    """A sentence for the report on what is counted and how to read it."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,40 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One curve, or one set of bars or points, of a chart."""
+
+    name: str
+    points: tuple[tuple[float | str, float], ...]
+    """x and y; the x of a bar may be a name."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plot of the report."""
+
+    title: str
+    note: str
+    """In plain words: what is drawn, and which direction is good."""
+    x: str
+    """What stands on the horizontal axis, with its unit."""
+    series: tuple[Series, ...]
+    kind: Literal["line", "bar"] = "line"
+    """bar: counts or scores of neighbouring stretches of x, one series; line: up to four series."""
+
+
+@dataclass(frozen=True)
 class Scores:
-    """What metrics found: numbers to log and compare, tables to read."""
+    """What metrics found: numbers to log and compare, tables and charts to read."""
 
     values: Mapping[str, float]
-    """Flat, for example `entity_f1: 0.81`; names say what is counted."""
+    """Flat, for example `entity_f1: 0.81`; names say what is counted. Less is better where a name ends in `loss`,
+    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics._direction.falls`), else more."""
     tables: tuple[Table, ...] = ()
     confusions: tuple[Confusion, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """What a value counts, in plain words, where the report does not know it."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +158,10 @@ class Metric(ABC):
     family: ClassVar[str]
     """What `update` receives: `tags` (a list of tags), `label` (one), `labels` (a list), `text` (a string), or the name
     of a form that a plug-in's task and metric agree on."""
+
+    needs_scores: ClassVar[bool] = False
+    """Whether `update` receives the whole `Prediction`, with its scores, instead of the answer alone. Such a metric is
+    not counted for baselines, which have none."""
 
     @abstractmethod
     def update(self, gold: Any, predicted: Any) -> None:
@@ -157,6 +194,22 @@ class Labels:
         return {name: index for index, name in enumerate(self.names)}
 
 
+@dataclass(frozen=True)
+class About:
+    """A task in words: for the report, the model card, and the commands that are shown after a run."""
+
+    title: str | None = None
+    """What is done, for the head of the report: `Named entity recognition`; default: the name of the task."""
+    purpose: str | None = None
+    """Completes `This model ...`: `finds named entities in text`."""
+    sample: str = "Your text here."
+    """An input to try the model on, as `chainft predict` takes it."""
+    pipeline: str | None = None
+    """The pipeline of transformers that runs the saved model: `token-classification`; None: there is none."""
+    limit: str | None = None
+    """A sentence on what such a model gets wrong, for the model card."""
+
+
 class Task(ABC):
     """A kind of learning problem. One instance serves one run; `labels` and `tokenizer` are set on the way."""
 
@@ -170,12 +223,27 @@ class Task(ABC):
     main_metric: ClassVar[str]
     """Key of `Scores.values` that chooses the best checkpoint unless the config names another."""
     metric_family: ClassVar[str]
+    about: ClassVar[About] = About()
+    default_model: ClassVar[str] = "starter"
+    """Value of the group `model` that is trained where none is named."""
+    architecture: PreTrainedConfig | None = None
+    """The config of the model, once `adapt` brought it."""
+    tuned_fields: ClassVar[tuple[str, ...]] = ()
+    """Settings of the config that `auto` leaves to `tuned`; until then `decode` takes a default of the task."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
         self.labels = Labels()
         self.tokenizer: PreTrainedTokenizerBase
         self.max_length: int
+
+    @classmethod
+    def default_data(cls, settings: Mapping[str, Any]) -> str:
+        """Value of the group `data` that is used where neither it nor a file is given, if there is such a value.
+
+        `settings`: those of the node `task` that are set, unchecked.
+        """
+        return f"starter_{settings.get('name')}"
 
     # Data ---------------------------------------------------------------------------------------
 
@@ -200,6 +268,19 @@ class Task(ABC):
         return None
 
     # Features -----------------------------------------------------------------------------------
+
+    def adapt(self, architecture: PreTrainedConfig) -> None:
+        """Receive the config of the model, before `prepare`: a task may treat kinds of models differently."""
+        self.architecture = architecture
+
+    def auto_class_for(self, architecture: PreTrainedConfig) -> str:
+        """The class of `transformers` that brings the head for such a model."""
+        return self.auto_class
+
+    @property
+    def feature_key(self) -> str:
+        """What features depend on beside examples, settings, labels, tokenizer, `max_length` and code."""
+        return ""
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         """Receive the tokenizer and the most tokens a sequence may have, before `encode`."""
@@ -295,6 +376,23 @@ class Task(ABC):
     def metrics(self) -> list[Metric]:
         """Fresh metric counters, as the config chooses them."""
 
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """Simple answers that a trained model must beat, by name (majority, copy, ...), learned from `train` alone."""
+        return {}
+
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether settings of the decision are still to be chosen on validation, such as a threshold."""
+        return any(getattr(self.config, name) == AUTO for name in self.tuned_fields)
+
+    def tuned(self, pairs: Iterable[tuple[Example, Prediction]]) -> TaskConfig:
+        """The config with those settings filled in, by the predictions of the best weights on validation examples.
+
+        None in `pairs`: there is no validation, and the task says what it takes instead. The rest of the config, and
+        what `raw` gives, stay as they are: only `decode` may change with it.
+        """
+        return self.config
+
     def loss_scores(self, loss: float | None) -> Mapping[str, float]:
         """Scores that follow from the mean loss alone, such as perplexity."""
         return {}
@@ -314,10 +412,14 @@ def merge_scores(parts: Iterable[Scores]) -> Scores:
     values: dict[str, float] = {}
     tables: list[Table] = []
     confusions: list[Confusion] = []
+    charts: list[Chart] = []
+    meanings: dict[str, str] = {}
     for part in parts:
         if twice := values.keys() & part.values.keys():
             raise ValueError(f"two metrics report {sorted(twice)}")
         values.update(part.values)
         tables.extend(part.tables)
         confusions.extend(part.confusions)
-    return Scores(values, tuple(tables), tuple(confusions))
+        charts.extend(part.charts)
+        meanings.update(part.meanings)
+    return Scores(values, tuple(tables), tuple(confusions), tuple(charts), meanings)

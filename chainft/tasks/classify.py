@@ -8,6 +8,7 @@ averaged. Shapes: B batch (windows), C classes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,9 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, Problem
 from chainft.metrics.base import make_metrics
-from chainft.tasks.base import Arrays, Column, Field, Labels, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Labels, Metric, Mistake, Prediction, Task
 from chainft.text import classes
+from chainft.text.bag_of_words import bag_of_words
 from chainft.text.labels import Census, label_set, weights_of
 
 if TYPE_CHECKING:
@@ -76,6 +78,12 @@ class Classify(Task):
 
     config_class: ClassVar[type[TaskConfig]] = ClassifyConfig
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    about: ClassVar[About] = About(
+        "Text classification",
+        purpose="classifies texts",
+        sample="My card still has not arrived.",
+        pipeline="text-classification",
+    )
     config: ClassifyConfig
     default_metric: ClassVar[str]
     problem_type: ClassVar[str]
@@ -93,6 +101,10 @@ class Classify(Task):
             raise ConfigError.of(problems)
         self.metrics()  # A wrong name is found here.
         self._fitter: classes.Fitter
+
+    @classmethod
+    def default_data(cls, settings: Mapping[str, Any]) -> str:
+        return super().default_data(settings) + ("_multi" if settings.get("multi_label") is True else "")
 
     # Data ---------------------------------------------------------------------------------------
 
@@ -228,6 +240,13 @@ class SingleLabel(Classify):
     def predicted(self, prediction: Prediction) -> str:
         return str(prediction["label"])
 
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """`majority`: always the most frequent label; `bag_of_words`: TF-IDF and logistic regression."""
+        most = Counter(map(self.gold, train)).most_common(1)
+        learned = bag_of_words(list(map(classes.shown, train)), list(map(self.gold, train)))
+        found: dict[str, Baseline] = {"majority": lambda example: most[0][0]}
+        return found | ({"bag_of_words": lambda one: learned(classes.shown(one))} if learned else {})
+
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         gold, label = self.gold(example), self.predicted(prediction)
         return None if gold == label else Mistake(prediction["score"], classes.shown(example), gold, label)
@@ -298,6 +317,11 @@ class MultiLabel(Classify):
 
     def predicted(self, prediction: Prediction) -> list[str]:
         return list(prediction["labels"])
+
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """`majority`: always the most frequent set of labels."""
+        most = Counter(tuple(self.gold(one)) for one in train).most_common(1)
+        return {"majority": lambda example: list(most[0][0])}
 
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         gold, labels = self.gold(example), self.predicted(prediction)

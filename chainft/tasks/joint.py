@@ -7,7 +7,7 @@ trunk's inputs, and for each of its tasks `<task>.<column>`. Letters: B rows, b 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -18,15 +18,15 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.data.joint import inner, named, of_task
 from chainft.errors import ConfigError, Problem, did_you_mean
+from chainft.metrics._direction import falls
 from chainft.metrics._joint import MEAN, JointMetric
-from chainft.metrics.base import falls
 from chainft.registry import find
 from chainft.tasks._joint_rows import PART, has_part, join_results, own_row, same_inputs, split_row
-from chainft.tasks.base import Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, BatchResult, Column, Field, Labels, Metric, Mistake, Prediction, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch, Share
 
@@ -40,6 +40,9 @@ class Joint(Task):
     auto_class: ClassVar[str] = ""
     main_metric: ClassVar[str] = MEAN
     metric_family: ClassVar[str] = "joint"
+    about: ClassVar[About] = About(
+        "Several tasks on one trunk", sample="I ordered a lamp from Siemens in Berlin and it has not arrived."
+    )
 
     def __new__(cls, config: TaskConfig) -> Self:
         """Where a main metric falls, such as a loss, there is no mean of scores: the loss chooses."""
@@ -93,6 +96,10 @@ class Joint(Task):
         yield from ()
 
     # Features -----------------------------------------------------------------------------------
+
+    def adapt(self, architecture: PreTrainedConfig) -> None:
+        for task in self.tasks.values():
+            task.adapt(architecture)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         super().prepare(tokenizer, max_length=max_length)
@@ -207,11 +214,24 @@ class Joint(Task):
     def predicted(self, prediction: Prediction) -> dict[str, Any]:
         return {name: self.tasks[name].predicted(one) for name, one in prediction.items()}
 
+    @property
+    def needs_tuning(self) -> bool:
+        return any(task.needs_tuning for task in self.tasks.values())
+
+    def tuned(self, pairs: Iterable[tuple[Example, Prediction]]) -> TaskConfig:
+        """Each task's settings by the validation examples that are for it."""
+        kept = list(pairs)
+        for name, task in self.tasks.items():
+            if task.needs_tuning:
+                task.config = task.tuned((inner(one, name), made[name]) for one, made in kept if name in one.values)
+        return replace(self.config, tasks={name: task.config for name, task in self.tasks.items()})
+
     def metrics(self) -> list[Metric]:
         return [
             JointMetric(
                 {name: task.metrics() for name, task in self.tasks.items()},
                 {name: task.main_metric for name, task in self.tasks.items()},
+                {name: task.predicted for name, task in self.tasks.items()},
             )
         ]
 

@@ -19,11 +19,12 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.metrics.base import make_metrics
-from chainft.tasks.base import Arrays, Column, Field, Mark, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Mark, Metric, Mistake, Prediction, Task
 from chainft.text.align import SubWords, encode_text, encode_words, needs_spaces, shortened
 from chainft.text.frame import find_frame
 from chainft.text.inputs import checked_text, take, text_example
 from chainft.text.labels import weights_of
+from chainft.text.lexicon import Lexicon
 from chainft.text.schemes import Detected, spans_of
 from chainft.text.tagged import (
     check_scheme,
@@ -86,6 +87,12 @@ class Ner(Task):
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     main_metric: ClassVar[str] = "entity_f1"
     metric_family: ClassVar[str] = "tags"
+    about: ClassVar[About] = About(
+        "Named entity recognition",
+        purpose="finds named entities in text",
+        sample="Angela Merkel met engineers from Siemens in Berlin.",
+        pipeline="token-classification",
+    )
     config: NerConfig
 
     def __init__(self, config: NerConfig) -> None:
@@ -227,6 +234,11 @@ class Ner(Task):
 
     def metrics(self) -> list[Metric]:
         return make_metrics(self.config.metrics, self.metric_family)
+
+    def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
+        """`lexicon`: the names of train, looked up."""
+        lexicon = Lexicon((one.values["tokens"], one.values["tags"]) for one in train)
+        return {"lexicon": lambda example: lexicon.tags(example.values["tokens"])}
 
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         """Worst is the sentence with most entities that are missed, wrong or made up."""

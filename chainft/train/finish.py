@@ -54,15 +54,17 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
         "values": {name: value if math.isfinite(value) else None for name, value in scores.values.items()},
         "tables": [asdict(table) for table in scores.tables],
         "confusions": [asdict(confusion) for confusion in scores.confusions],
+        "charts": [asdict(chart) for chart in scores.charts],
+        "meanings": dict(scores.meanings),
     }
 
 
 def score_and_write(
-    engine: Engine, prepared: Prepared, split: Split, *, folder: RunFolder, worst: WorstMistakes | None
+    engine: Engine, prepared: Prepared, split: Split, *, path: Path, worst: WorstMistakes | None = None
 ) -> Scores:
-    """Score a split with the current weights and write `predictions/<split>.jsonl` with the gold answers."""
+    """Score a split with the current weights and write its predictions with the gold answers to `path`."""
     examples = prepared.splits.examples[split]
-    with _predictions_file(folder.predictions / f"{split}.jsonl") as stream, PhaseProgress() as phase:
+    with _predictions_file(path) as stream, PhaseProgress() as phase:
 
         def sink(one: Predicted) -> None:
             stream.write(prediction_line(prepared.task, one) + "\n")

@@ -12,7 +12,8 @@ from typing import Any
 from chainft.config.run import Interval, RunConfig
 from chainft.data.example import Example
 from chainft.errors import DivergedError, Interrupted, Stopped
-from chainft.metrics.base import falls, unknown_metric
+from chainft.metrics._direction import falls
+from chainft.metrics.base import unknown_metric
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore

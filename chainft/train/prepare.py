@@ -33,7 +33,7 @@ from chainft.plan.early import check_fit
 from chainft.registry import find
 from chainft.run_folder import model_folder, saved_ties
 from chainft.stages.chain import Chain, build_chain
-from chainft.stages.links_load import build_linked, check_models, read_tokenizer
+from chainft.stages.links_load import architecture_of, build_linked, check_models, read_tokenizer
 from chainft.stages.lora import check_peft
 from chainft.stages.policy import check_unfreezing
 from chainft.stages.trunk_load import build_joint, check_joint
@@ -184,6 +184,7 @@ def tokenise(
 ) -> dict[Split, FeatureStore]:
     """Give the task its tokenizer and open the tokenised store of each split that has examples."""
     tokenizer, max_length = read_tokenizer(config)
+    task.adapt(architecture_of(config))
     task.prepare(tokenizer, max_length=max_length)
     cache = Path(config.data.cache_dir) if config.data.cache_dir else None
 

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
 from chainft.stages.policy import recompute_all
-from chainft.tasks.base import Scores
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
+from chainft.train.conclude import conclude
 from chainft.train.environment import environment_facts
-from chainft.train.finish import WorstMistakes, score_and_write, scores_to_json, write_artefacts
+from chainft.train.evaluations import Evaluations
+from chainft.train.finish import scores_to_json
 from chainft.train.fit import Fit, FitState
 from chainft.train.forward import Forward, find_packing
 from chainft.train.learner import Course, Learner
@@ -167,7 +169,7 @@ class Session:
                 **start,
             ),
             stop=self.stop,
-            evaluate=self._evaluation(prepared, accelerator),
+            evaluate=self._evaluation(prepared, accelerator, checkpoints),
             examples=prepared.splits.examples["train"],
             facts={
                 "data": prepared.splits.fingerprint,
@@ -243,69 +245,34 @@ class Session:
             lend=self.prefix.lend(split),
         )
 
-    def _score(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Scores:
-        engine = self._engine(prepared, accelerator, split)
-        with PhaseProgress() as phase:
-            predicted = engine.predict_store(
-                prepared.splits.examples[split],
-                prepared.stores[split],
-                progress=lambda done, total: phase.update(f"evaluate {split}", done, total),
-            )
-            return score(engine, predicted)
-
-    def _evaluation(self, prepared: Prepared, accelerator: Accelerator) -> Any:
+    def _evaluation(
+        self, prepared: Prepared, accelerator: Accelerator, checkpoints: CheckpointStore
+    ) -> Evaluations | None:
         if "validation" not in prepared.stores:
             return None
-        return lambda step: self._score(prepared, accelerator, "validation")
+        return Evaluations(
+            prepared, self.folder, checkpoints, partial(self._engine, prepared, accelerator, "validation")
+        )
 
     def _score_before(self, prepared: Prepared, accelerator: Accelerator) -> Mapping[str, Any] | None:
         if not self.config.evaluation.before_training or "test" not in prepared.stores:
             return None
-        return scores_to_json(self._score(prepared, accelerator, "test"))
+        engine = self._engine(prepared, accelerator, "test")
+        with PhaseProgress() as phase:
+            predicted = engine.predict_store(
+                prepared.splits.examples["test"],
+                prepared.stores["test"],
+                progress=lambda done, total: phase.update("evaluate test", done, total),
+            )
+            return scores_to_json(score(engine, predicted))
 
     def _finish(self, prepared: Prepared, fit: Fit) -> dict[str, Any]:
         """Score the best weights, write the artefacts, and tell how it went."""
-        for table in fit.learner.tables:
-            table.dissolve()
-        best = fit.checkpoints.best() or fit.checkpoints.latest()
-        if best is not None:
-            prepared.loaded.model.load_state_dict(best.load("model"))
-        prepared.chain.merge()
-        worst = WorstMistakes(self.config.report.max_mistakes)
-        scores: dict[str, Any] = {"validation": None, "test": None}
-        shown: Split = "test" if "test" in prepared.stores else "validation"
-        for split in ("validation", "test"):
-            if split in prepared.stores:
-                engine = self._engine(prepared, fit.learner.accelerator, split)
-                wanted = worst if split == shown else None
-                scores[split] = scores_to_json(
-                    score_and_write(engine, prepared, split, folder=self.folder, worst=wanted)
-                )
-        results = self._results(fit, best, scores)
-        engine = self._engine(prepared, fit.learner.accelerator, shown)
-        write_artefacts(
-            self.folder, engine, prepared.chain, results, worst.sorted(), report=self.config.report.enabled
-        )
+        make = partial(self._engine, prepared, fit.learner.accelerator)
+        results = conclude(self.config, prepared, fit, folder=self.folder, engine=make)
         print_results(results)
         print_next(self.folder.path, self.config.task.name, tested=results["test"] is not None)
         return results
-
-    def _results(self, fit: Fit, best: Checkpoint | None, scores: Mapping[str, Any]) -> dict[str, Any]:
-        step = best.step if best else fit.state.step
-        test = scores["test"] and {"before": fit.state.before, "after": scores["test"]}
-        return {
-            "format": 1,
-            "task": self.config.task.name,
-            "run": self.folder.path.name,
-            "main_metric": fit.metric,
-            "best": {"step": step, "epoch": fit.learner.course.epoch_at(step), "value": fit.state.best_value},
-            "steps": fit.state.step,
-            "epochs": fit.learner.course.epoch_at(fit.state.step),
-            "stopped_early": fit.state.stopped_early,
-            "train_time_s": fit.state.train_time_s,
-            "test": test,
-            "validation": scores["validation"],
-        }
 
 
 def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:

@@ -11,6 +11,8 @@ import pytest
 from chainft import registry
 from chainft.config.ranges import Limits
 from chainft.config.run import DataConfig, TaskConfig
+from chainft.data.sources.base import Source
+from chainft.tasks.base import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +37,11 @@ class ToyDataConfig(DataConfig):
     """What stands between columns."""
 
 
-class ToyTask:
+class ToyTask(Task):
     config_class = ToyTaskConfig
 
 
-class ToySource:
+class ToySource(Source):
     config_class = ToyDataConfig
 
 

@@ -40,7 +40,7 @@ scores = {{"values": {{"f1": 0.5 + seed / 100, "loss": 1.0}}}}
 results = {{"main_metric": "f1", "best": {{"value": 0.25 + seed / 100}}, "validation": scores, "test": {{"after": scores}}}}
 (folder / "all_results.json").write_text(json.dumps(results))
 '''
-RUN = ["train", "-m", "task=toy", "data.name=toy"]
+RUN = ["train", "-m", "task=toy", "data.name=toy", "sweep.warm=false"]
 
 
 @pytest.fixture(autouse=True)

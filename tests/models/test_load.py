@@ -23,6 +23,7 @@ def task(folder: Path, names: list[str], auto: str = "AutoModelForSequenceClassi
     return SimpleNamespace(
         auto_class=auto,
         config=SimpleNamespace(name="classify"),
+        default_model="starter",
         tokenizer=load_tokenizer(ModelConfig(path=str(folder))),
         model_options=lambda: options if names else {},
     )

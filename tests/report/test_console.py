@@ -221,3 +221,14 @@ def test_run_without_test_data_is_evaluated_on_a_file(tested: bool, line: str) -
 def test_other_data_of_several_tasks_are_named_by_task() -> None:
     (*_, last) = next_commands("runs/x", "joint", tested=False)
     assert last.line == "chainft evaluate runs/x data.tasks.NAME.test=FILE"
+
+
+@pytest.mark.parametrize(("reached", "said"), [(0.1234, "better than"), (0.9999, "NOT better than")])
+def test_the_best_baseline_is_told_and_whether_it_is_beaten(ner_sample, reached, said):
+    results = ner_sample.files["all_results.json"]
+    results["baselines"] = {"lexicon": {"entity_f1": reached}, "nothing": {"entity_f1": 0.0}}
+    target = console()
+    print_results(results, console=target)
+    text = words(shown(target))
+    assert f"  {said} the best simple baseline: lexicon, {reached}" in shown(target)
+    assert "Compared with simple baselines (test)" in text

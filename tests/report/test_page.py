@@ -245,3 +245,44 @@ def test_without_validation_nothing_is_said_to_be_the_best(ner_sample):
     text = Outline(page_of(ner_sample)).text
     assert "last weights" in text and "best" not in text
     assert "there was no validation to choose by" in model_card(ner_sample.folder)
+
+
+PLOTS = [
+    {
+        "title": "Length",
+        "note": "texts by length",
+        "x": "words",
+        "kind": "bar",
+        "series": [{"name": "n", "points": [[1, 5], [2, 7]]}],
+    },
+    {
+        "title": "By question",
+        "note": "score",
+        "x": "word",
+        "kind": "bar",
+        "series": [{"name": "f1", "points": [["<who>", 0.5]]}],
+    },
+    {
+        "title": "Reliability",
+        "note": "how often right",
+        "x": "score",
+        "kind": "line",
+        "series": [{"name": "model", "points": [[0.1, 0.2], [0.9, 0.8]]}],
+    },
+    {"title": "Nothing", "note": "none", "x": "x", "kind": "line", "series": [{"name": "none", "points": []}]},
+]
+
+
+def test_charts_of_metrics_are_drawn_and_empty_ones_left_out(ner_sample):
+    ner_sample.files["all_results.json"]["test"]["after"]["charts"] = PLOTS
+    outline = Outline(page_of(ner_sample))
+    assert outline.sections == SECTIONS | {"plots"}
+    labels = [str(drawing.get("aria-label")) for drawing in outline.named("svg")]
+    assert [sum(label.startswith(f"{plot['title']}: ") for label in labels) for plot in PLOTS] == [1, 1, 1, 0]
+    assert "<who>" in outline.text
+
+
+def test_baselines_stand_beside_the_trained_model(ner_sample):
+    ner_sample.files["all_results.json"]["baselines"] = {"lexicon": {"entity_f1": 0.1234}}
+    outline = Outline(page_of(ner_sample))
+    assert "Compared with simple baselines (test)" in outline.text and "0.1234" in outline.text

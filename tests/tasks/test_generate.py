@@ -60,7 +60,7 @@ def responses(task: Generate, model: PreTrainedModel, examples: Sequence[Example
     rows = [task.encode(one)[0] for one in examples]
     with torch.inference_mode():
         result = task.infer(model, collate(rows, task, range(len(rows))))
-    return [row.tolist() for row in result.raw]
+    return [row[0].tolist() for row in result.raw]
 
 
 # Features -------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_labels_are_the_next_tokens_of_the_response_and_its_end(task: Generate) 
     assert tokens == ["[CLS]", "anna", "visited", "paris", "[SEP]"]
     paris, end = feature["input_ids"][3:].tolist()
     assert feature["labels"].tolist() == [-100, -100, paris, end, -100]
-    assert feature["prompt_length"].tolist() == [3]
+    assert feature["source_length"].tolist() == [3]
 
 
 def test_without_a_response_there_is_the_prompt_alone(task: Generate) -> None:
@@ -132,23 +132,23 @@ def test_a_prompt_without_room_is_refused_at_its_place(tiny_decoder: Path) -> No
         task.encode(DATA[1])
     (problem,) = caught.value.problems
     assert problem.where == "data.jsonl:2"
-    assert "truncate_prompt" in (problem.help or "")
+    assert "truncate_start" in (problem.help or "")
 
 
 def test_a_cut_prompt_loses_its_beginning_not_its_template_and_says_so(tiny_decoder: Path) -> None:
     """fault 13: the cut is chosen, counted, and shown in the prediction."""
-    task = make_task(tiny_decoder, max_length=14, overflow="truncate_prompt", template="the {prompt} , at")
+    task = make_task(tiny_decoder, max_length=14, overflow="truncate_start", template="the {prompt} , at")
     (feature,) = task.encode(DATA[1])
     tokens = task.tokenizer.convert_ids_to_tokens(feature["input_ids"].tolist())
     assert tokens == ["[CLS]", "the", "and", "emil", ",", "at", "lima", "i", "##s", "near", "[SEP]"]
     (finding,) = task.contract({"train": DATA})
-    assert (finding.slug, finding.count, finding.where) == ("cut-prompt", 1, "data.jsonl:2")
-    assert task.decode(DATA[1], [feature], [np.array([5])])["prompt_tokens_cut"] == 5
+    assert (finding.slug, finding.count, finding.where) == ("cut-source", 1, "data.jsonl:2")
+    assert task.decode(DATA[1], [feature], [[np.array([5])]])["source_tokens_cut"] == 5
 
 
 def test_a_response_that_fills_everything_is_refused_even_when_prompts_are_cut(tiny_decoder: Path) -> None:
     """fault 13: an example is never left without its prompt or a part of its response."""
-    task = make_task(tiny_decoder, max_length=10, overflow="truncate_prompt")
+    task = make_task(tiny_decoder, max_length=10, overflow="truncate_start")
     with pytest.raises(DataError, match="its response"):
         task.encode(Example({"prompt": "anna", "response": "paris " * 12}, Origin("data.jsonl", 1)))
 
@@ -182,7 +182,7 @@ def test_the_loss_is_on_the_response_only(task: Generate, model: PreTrainedModel
     batch = collate([feature], task, [0])
     with torch.no_grad():
         output = model(**batch.inputs)
-    ids, length = batch.inputs["input_ids"][0], int(feature["prompt_length"][0])
+    ids, length = batch.inputs["input_ids"][0], int(feature["source_length"][0])
     logs = functional.log_softmax(output.logits[0], dim=-1)
     wanted = -sum(float(logs[place - 1, ids[place]]) for place in range(length, len(ids)))
     assert float(task.loss(output, batch)) == pytest.approx(wanted, rel=1e-5)
@@ -271,7 +271,7 @@ def test_a_model_learns_its_training_responses(task: Generate, model: PreTrained
         optimizer.zero_grad()
     (metric,) = task.metrics()
     for one, raw in zip(DATA, responses(task, model, DATA), strict=True):
-        prediction = task.decode(one, task.encode(one), [np.array(raw)])
+        prediction = task.decode(one, task.encode(one), [[np.array(raw)]])
         assert json.loads(json.dumps(prediction)) == prediction
         metric.update(task.gold(one), task.predicted(prediction))
         assert task.mistake(one, prediction) is None

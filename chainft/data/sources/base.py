@@ -16,6 +16,8 @@ class Source(ABC):
 
     config_class: ClassVar[type[DataConfig]]
     config: DataConfig
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Endings of file names (`.csv`, lower case) that this source reads when no source is named; of ours only."""
     reads_files: ClassVar[bool] = False
     """Whether `data.train` and the like name plain files, whose absence is then told at once."""
 

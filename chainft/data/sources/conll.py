@@ -45,6 +45,7 @@ class ConllSource(Source):
     """Reads CoNLL-2003, WNUT-17 and alike; a sentence with a malformed row is left out as a whole."""
 
     config_class = ConllConfig
+    endings: ClassVar[tuple[str, ...]] = (".conll", ".bio", ".iob", ".iob2", ".bioes")
     reads_files: ClassVar[bool] = True
     config: ConllConfig
 

@@ -58,6 +58,7 @@ class CsvSource(Source):
     """Reads CSV and TSV; all values are text, blank lines are left out."""
 
     config_class = CsvConfig
+    endings: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
     reads_files: ClassVar[bool] = True
     config: CsvConfig
 

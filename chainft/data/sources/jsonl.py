@@ -28,6 +28,7 @@ class JsonlSource(Source):
     """Reads JSON lines, and lists of objects in `.json` files (these are held in memory while read)."""
 
     config_class = JsonlConfig
+    endings: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json")
     reads_files: ClassVar[bool] = True
     config: JsonlConfig
 

@@ -36,6 +36,7 @@ class ParquetSource(Source):
     """Reads parquet; rows are numbered from 0."""
 
     config_class = ParquetConfig
+    endings: ClassVar[tuple[str, ...]] = (".parquet",)
     reads_files: ClassVar[bool] = True
     config: ParquetConfig
 

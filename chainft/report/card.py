@@ -150,7 +150,7 @@ def _scores(facts: RunFacts) -> Iterator[str]:
     for name, value in sorted(scores.values.items(), key=lambda item: item[0] != facts.outcome.main_metric):
         old = before.values.get(name) if before else None
         numbers = [number(old), number(value), change(old, value)] if before else [number(value)]
-        yield f"| {' | '.join([_plain(name), *numbers, _plain(meaning(name, brief=True) or scores.meanings.get(name, ''))])} |"
+        yield f"| {' | '.join([_plain(name), *numbers, _plain(scores.meanings.get(name) or meaning(name, brief=True) or '')])} |"
     if split == "validation":
         yield ""
         yield "Validation also chose the best checkpoint: expect slightly less on new texts."

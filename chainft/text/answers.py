@@ -91,7 +91,9 @@ class _Reader:
         if not isinstance(text, str) or not (start is None or type(start) is int):
             self._wrong("wrong-type", f"an answer is a text and a whole number, got {_short([text, start])}", _FORMS)
         elif not text.strip():
-            self._wrong("empty-answer", f"an answer is empty ({text!r})", "a question without an answer has answers []")
+            self._wrong(
+                "empty-answer", f"an answer is empty ({text!r})", "a question without an answer has answers []"
+            )
         elif start is None:
             self._locate(text)
         elif self.context[max(start, 0) : max(start, 0) + len(text)] == text and start >= 0:

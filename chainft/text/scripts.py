@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_SPACELESS = re.compile(
-    "["
+_CLASS = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff"  # Burmese
     "\u1780-\u17ff"  # Khmer
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese kana and signs
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
-    "]"
 )
+_SPACELESS = re.compile(f"[{_CLASS}]")
+_WORD = re.compile(rf"[{_CLASS}]|[^\W{_CLASS}]+")
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff]")
 SHARE = 0.2
 """A text whose letters are of such scripts to this share is written in one: Chinese texts hold foreign names and
@@ -44,7 +44,7 @@ def units(text: str) -> list[str]:
     goes_on = False
     """Whether the next character joins the last unit; after a blank or a spaceless character, only a mark does."""
     for character in text:
-        if goes_on is False and found and unicodedata.category(character).startswith("M"):
+        if goes_on is False and found and _is_mark(character):
             found[-1] += character
         elif _SPACELESS.match(character):
             found.append(character)
@@ -59,6 +59,15 @@ def units(text: str) -> list[str]:
     return found
 
 
+def words(text: str) -> list[tuple[int, int]]:
+    """Start and end of each word, and of each character of spaceless scripts; punctuation is none.
+
+    >>> [("Oslo, 奥斯陆 1960s"[start:end]) for start, end in words("Oslo, 奥斯陆 1960s")]
+    ['Oslo', '奥', '斯', '陆', '1960s']
+    """
+    return [found.span() for found in _WORD.finditer(text)]
+
+
 def joins(text: str, place: int) -> bool:
     """Whether the characters before and at `place` belong to one word, so that no stretch of words begins or ends there.
 
@@ -70,8 +79,16 @@ def joins(text: str, place: int) -> bool:
     if not 0 < place < len(text):
         return False
     left, right = text[place - 1], text[place]
-    if unicodedata.category(right).startswith("M"):
+    if right.isascii():
+        return right.isalnum() and ((left.isalnum() and not _is_apart(left)) or _is_mark(left))
+    if _is_mark(right):
         return True
-    if any(pattern.match(side) for side in (left, right) for pattern in (_SPACELESS, _HANGUL)):
-        return False
-    return right.isalnum() and (left.isalnum() or unicodedata.category(left).startswith("M"))
+    return right.isalnum() and (left.isalnum() or _is_mark(left)) and not (_is_apart(left) or _is_apart(right))
+
+
+def _is_apart(character: str) -> bool:
+    return not character.isascii() and bool(_SPACELESS.match(character) or _HANGUL.match(character))
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M")

@@ -31,6 +31,7 @@ class SquadSource(Source):
     """Reads questions in the order of the file, with the columns question, context, answers, id and title."""
 
     config_class = SquadConfig
+    endings: ClassVar[tuple[str, ...]] = (".zip",)
     reads_files: ClassVar[bool] = True
     config: SquadConfig
 

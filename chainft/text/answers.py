@@ -67,13 +67,13 @@ class _Reader:
         self.found = Found()
 
     def read(self, value: Any, start: Any) -> None:
-        value = _from_json(value, self.context)
+        value, start = _from_json(value, self.context), None if start == "" else start
         texts, starts = value, start
         if isinstance(value, Mapping) and start is None:
             texts, starts = value.get("text"), value.get("answer_start")
         elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value) and start is None:
             texts, starts = [one.get("text") for one in value], [one.get("answer_start") for one in value]
-        if texts == "" and starts in (None, "", []):
+        if texts == "" and starts in (None, []):
             return
         texts = [texts] if isinstance(texts, str) else texts
         starts = [None] * len(texts) if starts is None and isinstance(texts, list) else starts

@@ -15,9 +15,9 @@ _CLASS = (
 _SPACELESS = re.compile(f"[{_CLASS}]")
 _WORD = re.compile(rf"[{_CLASS}]|[^\W{_CLASS}]+")
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7ff]")
-SHARE = 0.2
-"""A text whose letters are of such scripts to this share is written in one: Chinese texts hold foreign names and
-numbers, while a text of another language hardly quotes as much."""
+SHARE = 0.3
+"""A text is written in such a script where so much of its words are characters of one: Chinese texts hold foreign names
+and numbers, while a text in another language hardly quotes as much."""
 
 
 def is_spaceless(text: str) -> bool:
@@ -28,8 +28,8 @@ def is_spaceless(text: str) -> bool:
     """
     if text.isascii():
         return False
-    letters = sum(character.isalpha() for character in text)
-    return letters > 0 and len(_SPACELESS.findall(text)) >= SHARE * letters
+    found = _WORD.findall(text)
+    return bool(found) and len(_SPACELESS.findall(text)) >= SHARE * len(found)
 
 
 def units(text: str) -> list[str]:

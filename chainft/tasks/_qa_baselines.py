@@ -16,7 +16,7 @@ from chainft.data.example import Example
 from chainft.tasks.base import Baseline
 from chainft.text.scripts import words
 
-AROUND = 10
+AROUND = 5
 """Words on either side of a stretch that may be shared with the question."""
 MOST_WORDS = 6
 FREQUENT = 0.3

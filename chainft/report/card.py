@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def _usage(facts: RunFacts) -> Iterator[str]:
     yield f"{start}ith chainft, which also splits over-long texts into windows and builds the input just as in training:"
     yield ""
     yield "```"
-    yield f'chainft predict path/to/this/folder "{text}"'
+    quoted = shlex.quote(text) if '"' in text else f'"{text}"'
+    yield f"chainft predict path/to/this/folder {quoted}"
     yield "```"
 
 

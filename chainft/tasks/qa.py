@@ -75,7 +75,7 @@ class Qa(Task):
         "roles": Column(0),
         "char_starts": Column(-1),
         "char_ends": Column(-1),
-        "labels": Column(IGNORED, axis=None),
+        "labels": Column(IGNORED, axis="ends"),
         "window_weight": Column(0, dtype="float32", axis=None),
     }
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from chainft.config.compose import compose
+from chainft.config.joint import JointConfig
 from chainft.config.parse import parse
 from chainft.config.run import ModelConfig
 from chainft.data.batching import Batch
@@ -27,7 +28,9 @@ from chainft.stages.compare import compare
 from chainft.stages.gates import Gates
 from chainft.stages.packing import packing_of
 from chainft.stages.spans import Span
+from chainft.stages.trunk_load import build_joint
 from chainft.tasks.base import Prediction
+from chainft.tasks.joint import Joint
 from chainft.tasks.qa import Qa, QaConfig
 from chainft.text.best_answers import Raw
 
@@ -466,6 +469,30 @@ def test_batches_without_padding_have_the_same_loss(
         padded = task.loss(model(**batch.inputs), batch)
         packed = task.loss(packing.run(batch.inputs, batch.lengths.numpy()), batch)
     assert float(packed) == pytest.approx(float(padded), rel=1e-5)
+
+
+def test_beside_another_head_it_answers_as_by_itself(tiny_encoder: Path) -> None:
+    """Several heads on one trunk: windows of questions are rows beside those of other tasks."""
+    task = Joint(parse(JointConfig, {"name": "joint", "tasks": {"qa": {"name": "qa"}, "mood": {"name": "classify"}}}))
+    rows = [Example({"qa": row.values}, row.origin) for row in examples()]
+    moods = [Example({"mood": {"text": text, "label": text}}, Origin("m", 1)) for text in ("good", "bad")]
+    task.learn_labels({"train": [*rows, *moods]}, unseen="error")
+    task.prepare(AutoTokenizer.from_pretrained(tiny_encoder), max_length=48)
+    model: Any = build_joint(ModelConfig(path=str(tiny_encoder)), task, seed=0).model.eval()
+    features = [feature for one in [*rows, *moods] for feature in task.encode(one)]
+    with torch.inference_mode():
+        found = task.infer(model, task.collate(features, range(len(features))))
+    alone = task.tasks["qa"]
+    assert isinstance(alone, Qa)
+    expected = answered(alone, model.head("qa"), examples())
+    place = 0
+    for row, one in zip(rows, expected, strict=True):
+        count = len(task.encode(row))
+        given = task.decode(row, features[place : place + count], found.raw[place : place + count])["qa"]
+        assert given["n_best"][0]["score"] == pytest.approx(one["n_best"][0]["score"], abs=1e-5)
+        assert given["answer"] == one["answer"]
+        place += count
+    assert task.needs_tuning
 
 
 # Runs ---------------------------------------------------------------------------------------------

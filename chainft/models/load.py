@@ -241,9 +241,31 @@ def read_weights(
     if place.gguf_file:
         _forget_quantization(model)
     mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in facts["mismatched_keys"])
-    new, unused = tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"]))
-    check_body(model, [*new, *mismatched], place)
-    return LoadedModel(model, new, unused), mismatched
+    loaded = LoadedModel(model, tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"])))
+    if _calls_its_body_otherwise(loaded, architecture):
+        loaded = _with_body_of(loaded, read_weights(transformers.AutoModel, place, architecture)[0])
+    check_body(model, [*loaded.new, *mismatched], place)
+    return loaded, mismatched
+
+
+def _calls_its_body_otherwise(loaded: LoadedModel, architecture: PreTrainedConfig) -> bool:
+    """Whether the weights are of a language model whose body has another name than here, so that none of it was read:
+    `LlamaForQuestionAnswering` and its kin (huggingface/transformers#30381; goes when they are read there).
+    """
+    writers: Any = transformers.AutoModelForCausalLM._model_mapping
+    if type(architecture) not in writers or not loaded.new:
+        return False
+    theirs, own = writers[type(architecture)].base_model_prefix, loaded.model.base_model_prefix
+    named = [name for name in loaded.unused if name.startswith(f"{theirs}.")]
+    return theirs != own and bool(named) and any(name.startswith(f"{own}.") for name in loaded.new)
+
+
+def _with_body_of(loaded: LoadedModel, body: LoadedModel) -> LoadedModel:
+    """The model with the weights of a body; all else is new."""
+    own: Any = loaded.model.base_model
+    own.load_state_dict(body.model.state_dict())
+    new = tuple(name for name in loaded.new if not name.startswith(f"{loaded.model.base_model_prefix}."))
+    return LoadedModel(loaded.model, new, body.unused)
 
 
 def check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def _usage(facts: RunFacts) -> Iterator[str]:
     yield f"{start}ith chainft, which also splits over-long texts into windows and builds the input just as in training:"
     yield ""
     yield "```"
-    yield f'chainft predict path/to/this/folder "{text}"'
+    quoted = shlex.quote(text) if '"' in text else f'"{text}"'
+    yield f"chainft predict path/to/this/folder {quoted}"
     yield "```"
 
 
@@ -155,7 +157,7 @@ def _scores(facts: RunFacts) -> Iterator[str]:
     for name, value in sorted(scores.values.items(), key=lambda item: item[0] != facts.outcome.main_metric):
         old = before.values.get(name) if before else None
         numbers = [number(old), number(value), change(old, value)] if before else [number(value)]
-        yield f"| {' | '.join([_plain(name), *numbers, _plain(meaning(name, brief=True) or scores.meanings.get(name, ''))])} |"
+        yield f"| {' | '.join([_plain(name), *numbers, _plain(scores.meanings.get(name) or meaning(name, brief=True) or '')])} |"
     if split == "validation":
         yield ""
         yield "Validation also chose the best checkpoint: expect slightly less on new texts."

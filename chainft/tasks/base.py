@@ -128,7 +128,7 @@ class Scores:
     confusions: tuple[Confusion, ...] = ()
     charts: tuple[Chart, ...] = ()
     meanings: Mapping[str, str] = field(default_factory=dict)
-    """What a value counts, in plain words, where the report does not know it."""
+    """What a value counts, in plain words; where nothing is said, the report has words of its own."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The program that runs inside of the sandbox: takes a job from stdin, runs code and its tests, reports once.
 
-Started by `_sandbox` as `python -I -S`, so it has the standard library alone and imports nothing of chainft. First it
+Started by `_sandbox` without site packages, so it has the standard library alone and imports nothing of chainft. First it
 gives up what it can (resource limits, Landlock, an audit hook), then it runs the job. What it does not read from
 stdin before, it cannot read later. The last thing it writes is the report with the token of the job: an answer that
 ends the process on its own has no report. See `_sandbox` for what this protects from and what not.

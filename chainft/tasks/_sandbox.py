@@ -2,7 +2,7 @@
 
 What is guaranteed on Linux, whatever the code does with Python alone:
 
-- an interpreter of its own with the standard library only (`python -I -S`), an environment of four variables, no
+- an interpreter of its own with the standard library only (like `python -I -S`), an environment of five variables, no
   standard input, an empty folder as working, home and temporary folder, which is deleted afterwards;
 - hard limits of processor time, memory, file size, open files and no core dump; a limit of wall time, after which the
   whole process group is killed; output goes to a file that cannot outgrow the limit of file size;
@@ -49,6 +49,8 @@ START_S = 10.0
 """Wall time that a start of the interpreter may take on a busy machine, beside that of the program."""
 _POLL_S = 0.005
 _INSIDE = Path(__file__).with_name("_inside_sandbox.py")
+_ISOLATED = ("-P", "-s", "-S", "-B")
+"""Like -I -S, but PYTHONHASHSEED counts, so that orders of sets, and thus outcomes, are the same each time."""
 _NAMESPACES = ("--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child")
 
 
@@ -144,12 +146,12 @@ class Sandbox:
         """Run the harness; wall time counts from when it says that it has started."""
         readable, writable = report
         process = subprocess.Popen(
-            [*_walls(), sys.executable, "-I", "-S", "-B", str(_INSIDE)],
+            [*_walls(), sys.executable, *_ISOLATED, str(_INSIDE)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"},
+            env=_environment(folder),
             pass_fds=(writable,),
             start_new_session=True,
         )
@@ -210,6 +212,11 @@ def _python_folders() -> tuple[str, ...]:
     named = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(sys.executable).resolve().parent)}
     system = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/lib", "/lib64", "/etc/ld.so.cache")
     return tuple(sorted({*named, *(one for one in system if Path(one).exists())} - {"/", "/usr/bin", "/bin"}))
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    home = str(folder)
+    return {"PATH": "/usr/bin:/bin", "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 
 
 def _has_ended(pid: int, seconds: float) -> bool:

@@ -146,9 +146,9 @@ def _indent_of(prompt: str) -> str:
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            if node.body and _is_docstring(node.body[0]):
-                node.body = node.body[1:]
+        kinds = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        if isinstance(node, kinds) and node.body and _is_docstring(node.body[0]):
+            node.body = node.body[1:]
     return tree
 
 

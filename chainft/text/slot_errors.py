@@ -54,8 +54,13 @@ class _Match:
     slot: str
     value: str
     text: str
+    copied: bool
+    """Of a value that stands there word by word, not of a phrasing."""
 
     def covers(self, other: _Match) -> bool:
+        """Whether the other is but a part of this; a phrasing of another slot may share its words."""
+        if self.slot != other.slot and not self.copied:
+            return False
         return self.start <= other.start and other.end <= self.end and self.end - self.start > other.end - other.start
 
 
@@ -80,13 +85,20 @@ class Lexicon:
     def __init__(self, phrasings: Mapping[str, Iterable[str]]) -> None:
         """`phrasings`: `slot[value]` -> texts. Raises MeaningError for another key."""
         self._table: dict[tuple[str, str], list[_Phrasing]] = {}
+        self._first: dict[tuple[str, str], str] = {}
         for key, texts in phrasings.items():
             for slot, value in read_meaning(key):
+                self._first[slot_key(slot), normal(value)] = next(iter(texts), value)
                 self._table[slot_key(slot), normal(value)] = [_Phrasing.of(text) for text in texts]
         values: dict[str, set[str]] = {}
         for slot, value in self._table:
             values.setdefault(slot, set()).add(value)
         self._yes_no = {slot for slot, found in values.items() if {"yes", "no"} <= found}
+
+    def wording(self, slot: str, value: str) -> str:
+        """The value as it is, but yes and no by their first phrasing, or with the name of the slot."""
+        key = (slot_key(slot), normal(value))
+        return value if key[1] not in _YES_NO else self._first.get(key, f"{slot} {value}")
 
     def judge(self, meaning: Meaning, text: str) -> Judged:
         """What the text says of the meaning."""
@@ -111,7 +123,14 @@ class Lexicon:
                 table[slot, value] = [_Phrasing.of(value)]
         plain, words = f" {normal(text)} ", _marked(text)
         found = [
-            _Match(one.start(), one.end(), slot, self._turned(slot, value, words[: one.start()]), one[0])
+            _Match(
+                one.start(),
+                one.end(),
+                slot,
+                self._turned(slot, value, words[: one.start()]),
+                one[0],
+                (slot, value) not in self._table,
+            )
             for (slot, value), phrasings in table.items()
             for phrasing in phrasings
             if phrasing.start in plain

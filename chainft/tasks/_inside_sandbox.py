@@ -6,6 +6,8 @@ stdin before, it cannot read later. The last thing it writes is the report with 
 ends the process on its own has no report. See `_sandbox` for what this protects from and what not.
 """
 
+from __future__ import annotations
+
 import builtins
 import ctypes
 import json
@@ -15,7 +17,13 @@ import subprocess
 import sys
 import types
 
-__builtins__ = dict(vars(builtins))
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any  # Imported only here: it would cost each start some milliseconds.
+
+GENUINE: dict[str, Any] = dict(vars(builtins))
+globals()["__builtins__"] = dict(GENUINE)
 """Functions below keep these, whatever the answer does to the builtins of everybody."""
 MAX_PROCESSES = 16
 """Processes and threads together, where the system counts them for this sandbox alone."""
@@ -61,7 +69,7 @@ CHANGING = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.sym
 """Audit events whose paths must lie in the work folder."""
 
 
-def limit(job):
+def limit(job: dict[str, Any]) -> None:
     """Resource limits; hard ones, so that they cannot be raised again."""
     for name, value in (
         ("RLIMIT_CPU", job["cpu_s"]),
@@ -83,7 +91,7 @@ def limit(job):
                 raise
 
 
-def landlock(readable, writable):
+def landlock(readable: Iterable[str], writable: Iterable[str]) -> None:
     """Let the kernel refuse files elsewhere, where it has Landlock."""
     if sys.platform != "linux":
         return
@@ -100,7 +108,7 @@ def landlock(readable, writable):
     os.close(rules)
 
 
-def _allow(libc, rules, path, allowed):
+def _allow(libc: Any, rules: int, path: str, allowed: int) -> None:
     """Add a rule for what lies beneath `path`; what does not exist needs none."""
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -113,20 +121,20 @@ def _allow(libc, rules, path, allowed):
     os.close(place)
 
 
-def watch(readable, folder):
+def watch(readable: Iterable[str], folder: str) -> None:
     """Refuse in Python itself what the answer must not do; the hook cannot be taken away again."""
     files = [0]
     fold, start, string, number = os.path.realpath, str.startswith, str, int
     readable = tuple(fold(one) for one in readable)
     folder = fold(folder)
 
-    def beneath(path, roots):
+    def beneath(path: Any, roots: Iterable[str]) -> bool:
         if isinstance(path, number):
             return True
         place = fold(os.fsdecode(path))
         return any(place == root or start(place, root + "/") for root in roots)
 
-    def hook(event, arguments):
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if start(event, REFUSED):
             raise PermissionError(f"{event} is not allowed in the sandbox")
         if event == "import" and arguments[0] in ("_posixsubprocess", "_ctypes"):
@@ -152,38 +160,36 @@ def watch(readable, folder):
     sys.addaudithook(hook)
 
 
-def disarm():
+def disarm() -> None:
     """Take away what starts processes or native code without an audit event."""
 
-    def refuse(*arguments):
+    def refuse(*arguments: object) -> None:
         raise PermissionError("processes are not allowed in the sandbox")
 
-    subprocess._fork_exec = refuse
+    setattr(subprocess, "_fork_exec", refuse)  # noqa: B010 - private, and so unknown to type checkers
     for name in ("_posixsubprocess", "_ctypes", "ctypes", "_ctypes_test"):
         sys.modules.pop(name, None)
 
 
-def kind_of(error, testing):
+def kind_of(error: BaseException, *, testing: bool) -> str:
     """The outcome that an exception is."""
     if isinstance(error, MemoryError):
         return "memory"
     return "failed" if testing and isinstance(error, AssertionError) else "error"
 
 
-def run(job):
+def run(job: dict[str, Any]) -> tuple[str, str]:
     """Outcome and message of code and tests."""
-    genuine, shared = dict(__builtins__), vars(builtins)
     testing = False
     try:
         answer = types.ModuleType("__main__")
         sys.modules["__main__"] = answer
         exec(compile(job["code"], "<answer>", "exec"), vars(answer))  # noqa: S102 - what this file is for
-        shared.clear()
-        shared.update(genuine)
+        restore()
         # Names of the answer that would hide a builtin from the tests stay out, unless they are what is asked for.
-        hidden = {name for name in genuine if name not in job["may_hide"]}
+        hidden = {name for name in GENUINE if name not in job["may_hide"]}
         names = {name: value for name, value in vars(answer).items() if name not in hidden and name[:2] != "__"}
-        space = {"__name__": "__tests__", "__builtins__": genuine, **names}
+        space = {"__name__": "__tests__", "__builtins__": dict(GENUINE), **names}
         testing = True
         for test in job["tests"]:
             exec(compile(test, "<test>", "exec"), space)  # noqa: S102
@@ -193,10 +199,20 @@ def run(job):
             space["check"](names[job["entry_point"]])
         return "passed", ""
     except BaseException as error:  # noqa: BLE001 - whatever the answer raises is its outcome
-        return kind_of(error, testing), f"{type(error).__name__}: {error}"[:300]
+        return kind_of(error, testing=testing), f"{type(error).__name__}: {error}"[:300]
+    finally:
+        restore()
 
 
-def main():
+def restore() -> None:
+    """Make the builtins of everybody what they were."""
+    shared = vars(builtins)
+    shared.clear()
+    shared.update(GENUINE)
+
+
+def main() -> None:
+    """Read the job, give up rights, run it, report."""
     job = json.loads(sys.stdin.buffer.read())
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -215,4 +231,5 @@ def main():
     end(0)
 
 
-main()
+if __name__ == "__main__":
+    main()

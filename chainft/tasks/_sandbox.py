@@ -49,7 +49,7 @@ START_S = 10.0
 """Wall time that a start of the interpreter may take on a busy machine, beside that of the program."""
 _POLL_S = 0.005
 _INSIDE = Path(__file__).with_name("_inside_sandbox.py")
-_ISOLATED = ("-P", "-s", "-S", "-B")
+_ISOLATED = ("-P", "-s", "-S", "-B", "-u")
 """Like -I -S, but PYTHONHASHSEED counts, so that orders of sets, and thus outcomes, are the same each time."""
 _NAMESPACES = ("--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child")
 

@@ -129,6 +129,8 @@ def _bodies(code: str, prompt: str) -> Iterator[str]:
     if code[:1].isspace():
         yield from (code[:end].rstrip() for end in ends)
         return
+    if last := re.search(r"^return\b.*$", code, re.MULTILINE):  # Only a body returns: all its blanks are lost.
+        yield textwrap.indent(code[: last.end()], blank)
     yield from (f"{blank}{code[:end].rstrip()}" for end in ends)
     yield textwrap.indent(code, blank)
 

@@ -75,7 +75,7 @@ class _Phrasing:
     @classmethod
     def of(cls, phrase: str) -> _Phrasing:
         parts = [found for part in phrase.split("...") if (found := normal(part))]
-        spelt = f"{_GAP}{_BLANK}".join(_BLANK.join(map(re.escape, part.split())) for part in parts)
+        spelt = f"{_GAP} ".join(_BLANK.join(map(re.escape, part.split())) for part in parts)
         return cls(f" {parts[0] if parts else ''} ", re.compile(rf"(?<![^ ]){spelt}(?![^ ])"))
 
 
@@ -105,7 +105,9 @@ class Lexicon:
         given = {(slot_key(slot), normal(value)) for slot, value in meaning}
         found = self._matches(given, text)
         said_of = {(match.slot, match.value) for match in found}
-        said, missing, unjudged = [], [], []
+        said: list[str] = []
+        missing: list[str] = []
+        unjudged: list[str] = []
         for slot, value in meaning:
             key = (slot_key(slot), normal(value))
             judged = key in self._table or (key[1] and key[1] not in _YES_NO)

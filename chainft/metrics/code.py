@@ -26,9 +26,9 @@ class CodeText(Metric):
 
     def update(self, gold: Wanted, predicted: Samples) -> None:
         self._programs += 1
-        self._exact += same_code(gold.program, predicted.program)
+        self._exact += same_code(gold["program"], predicted.program)
         self._broken += parsed(predicted.program) is None
-        found = ngram_counts(gold.answer, predicted.answer)
+        found = ngram_counts(gold["solution"], predicted.answer)
         self._ngrams = [total.plus(one) for total, one in zip(self._ngrams, found, strict=True)]
 
     def compute(self) -> Scores:

@@ -8,22 +8,20 @@ Natural Language Generation for Spoken Dialogue Systems", EMNLP 2015, section 5.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from chainft.metrics.base import ratio
 from chainft.tasks.base import Metric, Scores, Table
 from chainft.text.meanings import Meaning
+from chainft.text.phrasings import PHRASINGS
 from chainft.text.slot_errors import Lexicon, slot_key
 
 
-@dataclass(frozen=True)
-class Realisation:
+class Realisation(TypedDict):
     """What a text is to say, and the texts that say it."""
 
     meaning: Meaning
-    references: tuple[str, ...]
-    lexicon: Lexicon
+    references: list[str]
 
 
 class SlotErrors(Metric):
@@ -32,6 +30,8 @@ class SlotErrors(Metric):
     family: ClassVar[Literal["realisation"]] = "realisation"
 
     def __init__(self) -> None:
+        self.lexicon = Lexicon(PHRASINGS)
+        """How values are put in words; a task may know more."""
         self._names: dict[str, str] = {}
         """How each slot is written."""
         self._said: Counter[str] = Counter()
@@ -42,8 +42,8 @@ class SlotErrors(Metric):
         self._wrong = 0
 
     def update(self, gold: Realisation, predicted: str) -> None:
-        judged = gold.lexicon.judge(gold.meaning, predicted)
-        self._names |= {slot_key(slot): slot for slot, _ in gold.meaning}
+        judged = self.lexicon.judge(gold["meaning"], predicted)
+        self._names |= {slot_key(slot): slot for slot, _ in gold["meaning"]}
         for counter, found in (
             (self._said, judged.said),
             (self._missing, judged.missing),

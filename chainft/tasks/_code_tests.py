@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from chainft.data.example import Example
 from chainft.errors import Problem
@@ -33,12 +33,12 @@ class Samples:
     """What became of each answer; None where nothing was run."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The reference of one prompt, as metrics take it."""
+class Wanted(TypedDict):
+    """The reference of one prompt, as metrics take it and as files of predictions show it."""
 
-    answer: str
+    solution: str
     program: str
+    """With the prompt where that begins the code."""
 
 
 def tests_of(example: Example) -> tuple[str, ...]:

@@ -235,7 +235,7 @@ class Code(TextToText):
 
     def gold(self, example: Example) -> Wanted:
         solution = example.values["solution"]
-        return Wanted(solution, program_of(solution, example.values["prompt"]))
+        return {"solution": solution, "program": program_of(solution, example.values["prompt"])}
 
     def predicted(self, prediction: Prediction) -> Samples:  # type: ignore[override]
         code, outcomes = prediction["code"] or "", prediction.get("outcomes")
@@ -268,10 +268,10 @@ class Code(TextToText):
             return None
         if outcomes:
             shown = f"{given}\n# {outcomes[0]}: {prediction['message']}"
-            return Mistake(2 - chrf(wanted.answer, given), example.values["prompt"], wanted.answer, shown)
-        if same_code(wanted.program, self.predicted(prediction).program):
+            return Mistake(2 - chrf(wanted["solution"], given), example.values["prompt"], wanted["solution"], shown)
+        if same_code(wanted["program"], self.predicted(prediction).program):
             return None
-        return Mistake(1 - chrf(wanted.answer, given), example.values["prompt"], wanted.answer, given)
+        return Mistake(1 - chrf(wanted["solution"], given), example.values["prompt"], wanted["solution"], given)
 
 
 def _words(example: Example) -> list[str]:

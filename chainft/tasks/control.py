@@ -242,11 +242,15 @@ class Control(TextToText):
         return tuple(name for name in super().metric_names if name != _SLOTS)
 
     def metrics(self) -> list[Metric]:
-        of_slots = make_metrics([_SLOTS], SlotErrors.family) if self._counts_slots else []
-        return [*(_OnTexts(one) for one in super().metrics()), *of_slots]
+        found: list[Metric] = [_OnTexts(one) for one in super().metrics()]
+        for metric in make_metrics([_SLOTS], SlotErrors.family) if self._counts_slots else []:
+            if isinstance(metric, SlotErrors):
+                metric.lexicon = self._lexicon
+            found.append(metric)
+        return found
 
     def gold(self, example: Example) -> Realisation:
-        return Realisation(self.meaning(example), tuple(self.references(example)), self._lexicon)
+        return {"meaning": self.meaning(example), "references": list(self.references(example))}
 
     def baselines(self, train: Sequence[Example]) -> Mapping[str, Baseline]:
         """`nearest`: the text of the most alike source of train; of meanings also `values`: their values in a row."""
@@ -278,7 +282,7 @@ class _OnTexts(Metric):
         self.needs_scores = inner.needs_scores  # type: ignore[misc]
 
     def update(self, gold: Realisation, predicted: Any) -> None:
-        self._inner.update(list(gold.references), predicted)
+        self._inner.update(list(gold["references"]), predicted)
 
     def compute(self) -> Scores:
         return self._inner.compute()

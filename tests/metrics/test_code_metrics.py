@@ -14,11 +14,11 @@ from chainft.metrics.text import chrf
 from chainft.tasks._code_tests import Samples, Wanted
 from chainft.tasks._sandbox import Outcome
 
-WANTED = Wanted("return x", "def f(x):\n    return x")
+WANTED: Wanted = {"solution": "return x", "program": "def f(x):\n    return x"}
 
 
 def samples(*outcomes: Outcome) -> Samples:
-    return Samples("return x", WANTED.program, outcomes)
+    return Samples("return x", WANTED["program"], outcomes)
 
 
 @given(st.integers(1, 7), st.data())

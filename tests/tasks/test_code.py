@@ -36,6 +36,24 @@ HUMANEVAL = {
     "tests": "METADATA = {}\ndef check(candidate):\n    assert candidate(1) == 2\n",
     "entry_point": "f",
 }
+WORDS = [
+    "old",
+    "new",
+    "company",
+    "city",
+    "person",
+    "house",
+    "river",
+    "report",
+    "yesterday",
+    "today",
+    "good",
+    "bad",
+    "fine",
+    "great",
+    "awful",
+    "near",
+]
 RUN: dict[str, Any] = {"execute": True, "timeout_s": 2.0}
 
 
@@ -187,7 +205,7 @@ def test_setup_runs_before_the_tests_and_solutions_may_define_names_of_builtins(
         ({"execute": True, "k": [2]}, "task.k"),
         ({"execute": True, "num_samples": 2}, "task.num_samples"),
         ({"execute": True, "generate_in_evaluation": False}, "task.execute"),
-        ({"execute": True, "memory_bytes": 1000}, "task.memory_bytes"),
+        ({"execute": True, "memory_bytes": 1000}, "memory_bytes"),
     ],
 )
 def test_settings_without_effect_or_sense_are_refused(settings: dict[str, Any], key: str) -> None:
@@ -221,8 +239,12 @@ def test_solutions_of_the_starter_data_pass() -> None:
 
 @pytest.mark.slow
 def test_a_run_trains_evaluates_and_predicts(chainft: Chainft, tiny_decoder: Path, tmp_path: Path) -> None:
-    words = ["task=code", f"model={tiny_decoder}", "model.max_length=128", "train.max_steps=2", "task.execute=true"]
-    words += ["data.max_train_samples=12", "data.max_validation_samples=3", "data.max_test_samples=3"]
+    rows = [{"prompt": f"the {word}", "code": "a = 1", "test_list": ["assert a == 1"]} for word in WORDS]
+    words = ["task=code", f"model={tiny_decoder}", "train.max_steps=2", "task.execute=true", "data=jsonl"]
+    for split, chosen in (("train", rows[:12]), ("validation", rows[12:14]), ("test", rows[14:16])):
+        file = tmp_path / f"{split}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
+        words.append(f"data.{split}={file}")
     done = chainft("train", *words, "task.max_new_tokens=4", f"run={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))

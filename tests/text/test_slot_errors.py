@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainft.data.sources.csv import CsvConfig, CsvSource
-from chainft.metrics.slots import Realisation, SlotErrors
+from chainft.metrics.slots import SlotErrors
 from chainft.text.meanings import MeaningError, read_meaning, show
 from chainft.text.phrasings import PHRASINGS
 from chainft.text.slot_errors import Lexicon, normal
@@ -116,7 +116,7 @@ def test_the_rate_is_missing_and_redundant_slots_by_wanted_ones() -> None:
         ("name[A1], food[French]", "A1 is French."),
         ("name[B2], food[Indian], hasGarden[yes]", "B2 is Chinese."),
     ):
-        metric.update(Realisation(read_meaning(meaning), (), LEXICON), text)
+        metric.update({"meaning": read_meaning(meaning), "references": []}, text)
     scores = metric.compute()
     assert scores.values == {"slot_error_rate": 0.5, "text_error_rate": 0.5}
     assert scores.tables[0].rows == (
@@ -138,5 +138,5 @@ def test_the_table_agrees_with_people_on_e2e(shared_data: Path) -> None:
         if number % 10 == 0:
             assert not isinstance(row, Exception)
             meaning = read_meaning(row.values["mr"])  # type: ignore[union-attr]
-            metric.update(Realisation(meaning, (), LEXICON), row.values["ref"])  # type: ignore[union-attr]
+            metric.update({"meaning": meaning, "references": []}, row.values["ref"])  # type: ignore[union-attr]
     assert metric.compute().values["slot_error_rate"] < 0.05

@@ -248,7 +248,7 @@ def test_a_run_trains_evaluates_and_predicts(chainft: Chainft, tiny_decoder: Pat
     done = chainft("train", *words, "task.max_new_tokens=4", f"run={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
-    assert results["test"]["values"]["pass_at_1"] == 0.0
+    assert results["test"]["after"]["values"]["pass_at_1"] == 0.0
     assert set(results["baselines"]) == {"empty", "nearest"}
     assert "Outcomes of tests" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     row = json.dumps({"prompt": "Write f(x).", "tests": ["assert f(1) == 1"]})

@@ -297,7 +297,7 @@ def test_a_run_trains_evaluates_and_predicts(chainft: Chainft, tiny_decoder: Pat
     done = chainft("train", *words, f"run={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "all_results.json").read_text(encoding="utf-8"))
-    assert {"bleu", "chrf", "slot_error_rate"} <= set(results["test"]["values"])
+    assert {"bleu", "chrf", "slot_error_rate"} <= set(results["test"]["after"]["values"])
     assert results["baselines"]["values"]["slot_error_rate"] == 0.0
     said = chainft("predict", tmp_path / "run", "name[anna]")
     assert json.loads(said.stdout)["meaning"] == "name[anna]", said.stderr

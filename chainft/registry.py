@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from chainft.errors import ConfigError, SecurityError, did_you_mean
 
-Kind = Literal["task", "source", "metric"]
+Kind = Literal["task", "source", "metric", "augmentation"]
 
 OWN = "chainft"
 """The package whose plug-ins are ours."""
@@ -27,8 +27,14 @@ _PACKAGES: dict[Kind, str] = {
     "task": "chainft.tasks",
     "source": "chainft.data.sources",
     "metric": "chainft.metrics",
+    "augmentation": "chainft.augmentations",
 }
-_GROUPS: dict[Kind, str] = {"task": "chainft.tasks", "source": "chainft.sources", "metric": "chainft.metrics"}
+_GROUPS: dict[Kind, str] = {
+    "task": "chainft.tasks",
+    "source": "chainft.sources",
+    "metric": "chainft.metrics",
+    "augmentation": "chainft.augmentations",
+}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ LAYERS = (
     {"stages"},
     {"plan"},
     {"train", "infer", "report"},
-    {"bench"},
+    {"bench", "augmentations"},
     {"cli"},
     {"__main__"},
 )
@@ -36,6 +36,7 @@ LIGHT = (
     "tasks",
     "metrics",
     "text",
+    "augmentations",
     "data/sources",
     "data/example",
     "bench/mirror",

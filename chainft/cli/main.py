@@ -33,6 +33,7 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": Verb("chainft.cli.evaluate", "score a trained model on data"),
     "predict": Verb("chainft.cli.predict", "label texts with a trained model"),
     "join": Verb("chainft.cli.join", "serve runs with one frozen trunk as one model: chainft join NAME=RUN ..."),
+    "augment": Verb("chainft.cli.augment", "make labelled training data from what there is: chainft augment task=ner"),
     "check": Verb("chainft.cli.check", "look for mistakes before training: chainft check data|chain ..."),
     "plan": Verb("chainft.cli.plan", "foresee memory and work of each stage, without weights: chainft plan task=ner"),
     "bench": Verb(

@@ -33,6 +33,7 @@ def words(group: str, name: str) -> list[str]:
                 "data.tasks.b.train=x.conll",
             ]
         files = [] if name.startswith("starter") else ["data.train=x"]
+        files += ["data.train_target=y"] if name == "parallel" else []
         multi = ["task.multi_label=true"] if name.endswith("_multi") else []
         return [f"task={tasks[0] if tasks else 'ner'}", choice, *files, *multi]
     return ["task=ner", choice]

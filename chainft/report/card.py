@@ -99,7 +99,7 @@ def _intro(facts: RunFacts) -> Iterator[str]:
     yield f"# {_plain(facts.name)}"
     yield ""
     yield f"This model {purpose}. It was fine-tuned from {origin} with chainft {facts.environment.get('chainft', __version__)}."
-    if labels:
+    if labels and about(facts.task).answers_labels:
         more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
         yield ""
         yield f"It knows {plural(len(labels), 'label')}: {', '.join(_code(label) for label in labels[:_MOST_LABELS])}{more}."
@@ -206,7 +206,7 @@ def _limits(facts: RunFacts) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield "- It learned from the examples above alone: expect lower scores on other languages, topics or styles of text."
-    if facts.labels:
+    if facts.labels and about(facts.task).answers_labels:
         yield "- It always answers with the labels above; what belongs to none of them is forced into one or overlooked."
     if limit := about(facts.task).limit:
         yield f"- {limit}"

@@ -96,6 +96,10 @@ class TextToText(Task):
 
         return {"decoder_start_token_id": int(shift(tensor([self.layout.target("")]))[0, 0])}
 
+    def generation_options(self) -> Mapping[str, Any]:
+        """Further settings of transformers' `GenerationConfig`, such as `bad_words_ids`, whatever the model is."""
+        return {}
+
     @property
     def has_encoder(self) -> bool:
         """Whether the model is an encoder-decoder; one that is not known is taken for a decoder."""
@@ -283,7 +287,7 @@ class TextToText(Task):
             count=self.num_answers(batch),
             pad_token_id=self.pad_token_id,
             eos_token_id=int(self.tokenizer.eos_token_id),
-            start=self.start_tokens(self._shift) if self.has_encoder else {},
+            options={**(self.start_tokens(self._shift) if self.has_encoder else {}), **self.generation_options()},
         )
 
     def num_answers(self, batch: Batch) -> int:

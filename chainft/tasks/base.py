@@ -209,6 +209,8 @@ class About:
     """The pipeline of transformers that runs the saved model: `token-classification`; None: there is none."""
     hub_tag: str | None = None
     """Kind of task that the Hugging Face hub lists such models under, where it is not `pipeline`: `translation`."""
+    answers_labels: bool = True
+    """Whether the labels, where there are any, are what it answers; False: they are names in what it is given."""
     limit: str | None = None
     """A sentence on what such a model gets wrong, for the model card."""
 
@@ -263,6 +265,10 @@ class Task(ABC):
     def common_cause(self, split: Split, sound: Sequence[Example], refused: Sequence[Example]) -> Problem | None:
         """One problem that explains all examples of a split that `validate` refused; None: they are told one by one."""
         return None
+
+    def grouped(self, split: Split, examples: Sequence[Example]) -> Sequence[Example]:
+        """The examples of a split, cuts made, as the task takes them: rows of one question as one, or one as several."""
+        return examples
 
     @abstractmethod
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:

@@ -267,7 +267,7 @@ def _calls_its_body_otherwise(loaded: LoadedModel, architecture: PreTrainedConfi
 
 def _with_body_of(loaded: LoadedModel, body: LoadedModel) -> LoadedModel:
     """The model with the weights of a body; all else is new."""
-    own: PreTrainedModel = loaded.model.base_model
+    own: Any = loaded.model.base_model
     own.load_state_dict(body.model.state_dict())
     new = tuple(name for name in loaded.new if not name.startswith(f"{loaded.model.base_model_prefix}."))
     return LoadedModel(loaded.model, new, body.unused)

@@ -113,15 +113,8 @@ class Qa(Task):
         yield from wrong
 
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
-        """Whether the model can say that there is no answer. Raises ConfigError for a threshold that decides nothing."""
+        """There are none; how many questions of training have an answer tells whether the model may say that none is."""
         self.labels = Labels((), Counter(map(self.stratum, splits.get("train", ()))))
-        if not self.may_abstain and self.config.null_threshold != AUTO:
-            raise ConfigError(
-                "task.null_threshold has no effect: every training question has an answer",
-                slug="no-effect",
-                key="task.null_threshold",
-                help="leave it away, or let the model say that there is no answer by task.unanswerable=true",
-            )
 
     @property
     def may_abstain(self) -> bool:
@@ -139,7 +132,14 @@ class Qa(Task):
     # Features -----------------------------------------------------------------------------------
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
-        """Raises ConfigError for an overlap that does not fit."""
+        """Raises ConfigError for an overlap that does not fit, and for a threshold where there always is an answer."""
+        if not self.may_abstain and self.config.null_threshold != AUTO:
+            raise ConfigError(
+                "task.null_threshold has no effect: every training question has an answer",
+                slug="no-effect",
+                key="task.null_threshold",
+                help="leave it away, or let the model say that there is no answer by task.unanswerable=true",
+            )
         super().prepare(tokenizer, max_length=max_length)
         overflow, overlap = self.config.overflow, self.config.window_overlap
         self._passages = Passages.of(tokenizer, max_length, overflow=overflow, overlap=overlap)

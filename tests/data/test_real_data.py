@@ -124,3 +124,43 @@ def test_scitldr_has_several_references_and_sentences_as_lists(shared_data: Path
     assert max(len(row.values["summary"]) for row in splits.examples["test"]) > 1
     scores = score_baselines(task, splits.examples["train"], splits.examples["test"])
     assert scores["lead_1"]["rouge1"] > 0.25
+
+
+def test_squad_is_read_whole_from_its_archive(shared_data: Path) -> None:
+    """Questions as the paper counts them (Rajpurkar et al. 2016, table 1: 10,570 in the development set)."""
+    file = shared_data / "qa" / "squad_v1_dev" / "dev-v1.1.json.zip"
+    splits, task = load("task=qa", f"data.train={file}", "data.validation_fraction=0")
+    assert sizes(splits) == {"train": 10570}
+    assert dict(task.labels.counts) == {"answerable": 10570}
+    found = findings(splits, task)
+    assert not [finding for finding in found.values() if finding.severity == "error"]
+    assert found["duplicate"].count == 15
+    assert "article 'Super_Bowl_50', paragraph 1, question '56bf10f43aeaaa14008c94fe'" in str(found["duplicate"].where)
+
+
+@pytest.mark.parametrize(("language", "compared"), [("de", "words"), ("en", "words"), ("zh", "characters")])
+def test_xquad_is_compared_by_the_script_of_its_contexts(shared_data: Path, language: str, compared: str) -> None:
+    file = shared_data / "qa" / "xquad" / f"xquad.{language}.json"
+    splits, task = load("task=qa", "data=squad", f"data.train={file}", "data.validation_fraction=0")
+    golds = [task.gold(row) for row in splits.examples["train"]]
+    assert len(golds) == 1190
+    assert {gold["compared"] for gold in golds} == {compared}
+    for cut, exact in ((0, 1.0), (1, 0.0)):
+        (metric,) = task.metrics()
+        for gold in golds:
+            metric.update(gold, gold["answers"][0][cut:])
+        values = metric.compute().values
+        assert values["exact_match"] == pytest.approx(exact, abs=0.06)
+        assert values["answer_f1"] >= values["exact_match"]
+
+
+def test_a_chinese_answer_earns_points_for_its_characters(shared_data: Path) -> None:
+    """By hand: 5 of 7 characters found, none too many: F1 = 10 / 12."""
+    file = shared_data / "qa" / "xquad" / "xquad.zh.json"
+    splits, task = load("task=qa", "data=squad", f"data.train={file}", "data.validation_fraction=0")
+    (row,) = [one for one in splits.examples["train"] if "5726eb8bf1498d1400e8efe2" in one.where()]
+    assert ":7825, article 'Immune_system'" in row.where()
+    (metric,) = task.metrics()
+    assert task.gold(row)["answers"] == ["自身免疫性疾病"]
+    metric.update(task.gold(row), "免疫性疾病。")
+    assert metric.compute().values == {"exact_match": 0.0, "answer_f1": pytest.approx(10 / 12)}

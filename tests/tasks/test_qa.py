@@ -136,10 +136,10 @@ def test_setting_without_effect_is_refused_before_data(settings: dict[str, Any],
     assert caught.value.problems[0].key == key
 
 
-def test_threshold_is_refused_where_every_question_has_an_answer() -> None:
-    task = Qa(QaConfig(null_threshold=1.0))
+def test_threshold_is_refused_where_every_question_has_an_answer(tiny_encoder: Path) -> None:
     with pytest.raises(ConfigError, match="every training question has an answer"):
-        task.learn_labels({"train": examples(ROWS[:2])}, unseen="error")
+        ready(tiny_encoder, rows=ROWS[:2], null_threshold=1.0)
+    assert ready(tiny_encoder, rows=ROWS[:2], null_threshold=1.0, unanswerable=True)
 
 
 def contract(task: Qa, splits: dict[Split, list[Example]]) -> dict[str, list[Finding]]:
@@ -566,3 +566,24 @@ def test_chains_train_and_are_loaded_again(
     expected = [json.loads(line)["prediction"] for line in lines]
     assert [one["answer"] for one in found] == [one["answer"] for one in expected]
     assert results["test"]["after"]["values"]["loss"] > 0
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_answers_objects_alone(
+    chainft: Callable[..., Any], tiny_encoder: Path, files: list[str], tmp_path: Path
+) -> None:
+    done = chainft("train", *files, f"model={tiny_encoder}", "train.max_steps=2", "run=run")
+    assert done.returncode == 0, done.stderr
+    assert "--file inputs.jsonl" in done.stderr
+    asked = {"question": "city ?", "context": "the old ben visited rome ."}
+    (tmp_path / "asked.jsonl").write_text(json.dumps(asked) + "\n", encoding="utf-8")
+    by_word, by_file = chainft("predict", "run", json.dumps(asked)), chainft("predict", "run", "--file", "asked.jsonl")
+    assert by_word.returncode == 0, by_word.stderr
+    assert by_word.stdout == by_file.stdout
+    assert {"answer", "score", "start", "end", "n_best"} <= json.loads(by_word.stdout).keys()
+    refused = chainft("predict", "run", "where is ben ?")
+    assert refused.returncode == 3
+    assert "needs the context" in refused.stderr and "Traceback" not in refused.stderr
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "finds the answers to questions in texts" in card
+    assert "chainft predict path/to/this/folder '{" in card

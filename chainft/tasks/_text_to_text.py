@@ -85,6 +85,13 @@ class TextToText(Task):
         """The tokens of the source in its template."""
         return self._template.encode(self.source(example))
 
+    def prepare_sources(self) -> None:
+        """Make ready what `encode_source` needs of the tokenizer. Raises ConfigError for a template without use."""
+        words = self.instruction() if self.config.instruction == "auto" else self.config.instruction
+        self._template: Template = find_template(
+            self.tokenizer, self.config.template, place=self.place, instruction=words, closed=self.layout.closed
+        )
+
     def start_tokens(self, shift: Callable[[Tensor], Tensor]) -> Mapping[str, int]:
         """Settings of generation that begin a target otherwise than the model's own do: `decoder_start_token_id`,
         `forced_bos_token_id`. `shift`: the model's rule from labels to decoder inputs."""
@@ -180,10 +187,7 @@ class TextToText(Task):
                 key="task.max_new_tokens",
                 help=f"give at most {self.layout.most_new_tokens}, or raise model.max_length",
             )
-        words = self.instruction() if self.config.instruction == "auto" else self.config.instruction
-        self._template: Template = find_template(
-            tokenizer, self.config.template, place=self.place, instruction=words, closed=self.layout.closed
-        )
+        self.prepare_sources()
 
     def encode(self, example: Example) -> list[Arrays]:
         """Source and target, or the source alone where there is no target. Raises DataError for what has no room."""
@@ -259,7 +263,18 @@ class TextToText(Task):
                 return BatchResult([None] * len(batch.features), {"": (loss_sum, count)})
         return BatchResult(self._answers(model, batch), {"": (loss_sum, count)})
 
-    def _answers(self, model: PreTrainedModel, batch: Batch) -> Sequence[Sequence[np.ndarray]]:
+    def stream(self, model: PreTrainedModel, example: Example, on_token: Callable[[int], None]) -> Prediction:
+        """The prediction of one example without gold; `on_token` is told each token of its answer as it is chosen."""
+        from torch import inference_mode
+
+        windows = self.encode(example)
+        with inference_mode():
+            raw = self._answers(model, self.collate(windows, [0]).to(model.device), on_token)
+        return self.decode(example, windows, raw)
+
+    def _answers(
+        self, model: PreTrainedModel, batch: Batch, on_token: Callable[[int], None] | None = None
+    ) -> Sequence[Sequence[np.ndarray]]:
         """The generated tokens of each row, several where the config wants so; in evaluation one."""
         from chainft.models.generation import generate
 
@@ -272,6 +287,7 @@ class TextToText(Task):
             pad_token_id=self.pad_token_id,
             eos_token_id=int(self.tokenizer.eos_token_id),
             start=self.start_tokens(self._shift) if self.has_encoder else {},
+            on_token=on_token,
         )
 
     def num_answers(self, batch: Batch) -> int:

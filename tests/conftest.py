@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from chainft.cli.jobs import Surroundings, WarmProcess, has_warm_process, warm_context
 
 REPOSITORY = Path(__file__).parents[1]
 _TEXT = (
@@ -145,17 +148,44 @@ def _write_ner(folder: Path) -> list[str]:
 Chainft = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+Warm = Callable[[Sequence[str], Surroundings], WarmProcess]
+
+
+@pytest.fixture(scope="session")
+def warm(offline: None) -> Warm:
+    """Starts the command as a fork of a process that has imported everything: the imports are most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        context = warm_context()
+        first = WarmProcess(["--version"], Surroundings(os.devnull), context)
+        assert first.wait(120) == 0
+    return lambda words, around: WarmProcess(words, around, context)
+
+
 @pytest.fixture
-def chainft(tmp_path: Path) -> Chainft:
-    """Runs `chainft WORDS...` as a user would, in an empty folder; `env` adds variables."""
+def chainft(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Chainft:
+    """Runs `chainft WORDS...` as a user would, in an empty folder; `env` adds variables.
+
+    On Linux as a fork of a warm process, unless a variable is one that libraries read when they are imported.
+    """
 
     def run(
         *words: str | Path, env: dict[str, str] | None = None, stdin: str | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
+        command, variables = list(map(str, words)), {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        if has_warm_process() and all(name.startswith(("CHAINFT_", "NO_COLOR", "COLUMNS")) for name in env or {}):
+            folder = tmp_path_factory.mktemp("streams")
+            given = None if stdin is None else str(folder / "in")
+            if given is not None:
+                Path(given).write_text(stdin or "", encoding="utf-8")
+            around = Surroundings(str(folder / "out"), str(folder / "err"), given, str(tmp_path), variables)
+            code = _end(request.getfixturevalue("warm")(command, around), command, timeout)
+            out, err = ((folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
+            return subprocess.CompletedProcess(["chainft", *command], code, out, err)
         return subprocess.run(
-            [sys.executable, "-m", "chainft", *map(str, words)],
+            [sys.executable, "-m", "chainft", *command],
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+            env=variables,
             input=stdin,
             capture_output=True,
             text=True,
@@ -164,6 +194,14 @@ def chainft(tmp_path: Path) -> Chainft:
         )
 
     return run
+
+
+def _end(process: WarmProcess, words: list[str], timeout: float) -> int:
+    code = process.wait(timeout)
+    if code is None:
+        process.send_signal(signal.SIGKILL)
+        raise subprocess.TimeoutExpired(["chainft", *words], timeout)
+    return code
 
 
 def read_lines(path: Path) -> list[dict[str, object]]:

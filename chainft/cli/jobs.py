@@ -13,8 +13,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Protocol
@@ -60,11 +61,27 @@ class NewProcess:
             self._process.send_signal(number)
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a run in a fork finds itself."""
+
+    output: str
+    """File to whose end goes what it prints."""
+    errors: str | None = None
+    """File for standard error; None: `output` too."""
+    input: str | None = None
+    """File that it reads as standard input; None: it has none."""
+    folder: str | None = None
+    """Its working folder; None: that of the warm process."""
+    environment: Mapping[str, str] | None = None
+    """All its variables; None: those of the warm process."""
+
+
 class WarmProcess:
     """A run in a fork of the warm process."""
 
-    def __init__(self, words: Sequence[str], log: Path, context: ForkServerContext) -> None:
-        self._process: ForkServerProcess = context.Process(target=run_forked, args=(list(words), str(log)))
+    def __init__(self, words: Sequence[str], around: Surroundings, context: ForkServerContext) -> None:
+        self._process: ForkServerProcess = context.Process(target=run_forked, args=(list(words), around))
         self._process.start()
 
     def wait(self, timeout: float) -> int | None:
@@ -89,13 +106,18 @@ def warm_context() -> ForkServerContext:
     return context
 
 
-def run_forked(words: list[str], log: str) -> None:
-    """Be `chainft WORDS` with its output in `log`: what a fork does, from its first line to its exit code."""
+def run_forked(words: list[str], around: Surroundings) -> None:
+    """Be `chainft WORDS` in these surroundings: what a fork does, from its first line to its exit code."""
     os.setsid()
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
-    os.close(descriptor)
+    _redirect(1, around.output)
+    _redirect(2, around.errors or around.output)
+    if around.input is not None:
+        sys.stdin = Path(around.input).open(encoding="utf-8")  # noqa: SIM115  Open until the process ends.
+    if around.folder is not None:
+        os.chdir(around.folder)
+    if around.environment is not None:
+        os.environ.clear()
+        os.environ.update(around.environment)
     sys.argv = ["chainft", *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from chainft.cli.main import main
@@ -105,3 +127,9 @@ def run_forked(words: list[str], log: str) -> None:
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves by `os._exit`.
     sys.exit(code)
+
+
+def _redirect(stream: int, path: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(descriptor, stream)
+    os.close(descriptor)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from chainft.cli import trials
 from chainft.cli.flags import Given
-from chainft.cli.jobs import NewProcess, Process, WarmProcess, has_warm_process, warm_context
+from chainft.cli.jobs import NewProcess, Process, Surroundings, WarmProcess, has_warm_process, warm_context
 from chainft.cli.sweep_table import error_line, print_table, write_csv
 from chainft.config.search import PRIMARY
 from chainft.config.sweep import SweepPlan, plan_sweep
@@ -65,7 +65,7 @@ class Sweep:
     def start(self, words: Sequence[str], log: Path) -> Process:
         """`chainft WORDS` in a process of its own, its output in `log`."""
         if self.plan.config.warm and has_warm_process():
-            return WarmProcess(words, log, self._warm)
+            return WarmProcess(words, Surroundings(str(log)), self._warm)
         return NewProcess(words, log, sys.executable)
 
     def save(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from chainft.cli import jobs
-from chainft.cli.jobs import NewProcess, Process, WarmProcess, has_warm_process, warm_context
+from chainft.cli.jobs import NewProcess, Process, Surroundings, WarmProcess, has_warm_process, warm_context
 from chainft.cli.main import main
 
 pytestmark = pytest.mark.skipif(not has_warm_process(), reason="runs are forks on Linux only")
@@ -27,7 +27,11 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def started(kind: str, words: list[str], log: Path) -> Process:
-    return WarmProcess(words, log, warm_context()) if kind == "warm" else NewProcess(words, log, sys.executable)
+    return (
+        WarmProcess(words, Surroundings(str(log)), warm_context())
+        if kind == "warm"
+        else NewProcess(words, log, sys.executable)
+    )
 
 
 def code_of(process: Process) -> int:

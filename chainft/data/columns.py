@@ -56,7 +56,8 @@ def find_column(field: Field, chosen: Mapping[str, str | int], values: Mapping[s
     """The column of a row that holds a field; None where it has none."""
     if field.name in chosen:
         return _referred(chosen[field.name], values)
-    return next((name for name in (field.name, *field.aliases) if name in values), None)
+    names = (field.name, *field.aliases)
+    return next((one for one in names if one in values or ("." in one and look_up(values, one) is not None)), None)
 
 
 def look_up(values: Mapping[str, Any], column: str) -> Any:

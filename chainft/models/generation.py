@@ -6,8 +6,10 @@ Keys and values are cached. Letters: B rows, S longest source, N answers a row, 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import BaseStreamer
 
+from chainft.errors import ModelError
 from chainft.models.sampling import samplers
 from chainft.tasks._generation_settings import DEFAULT_SEED
 
@@ -104,13 +107,25 @@ class _Told(BaseStreamer):
 def shift_of(architecture: Any) -> Callable[[Tensor], Tensor]:
     """The rule by which an encoder-decoder makes the inputs of its decoder (B, T) from labels (B, T): its own code.
 
-    A model without weights is built for it.
+    A model without weights is built for it. Raises ModelError for a model that has no such rule.
     """
     auto: Any = AutoModelForSeq2SeqLM
     with torch.device("meta"):
         model = auto.from_config(architecture, trust_remote_code=False)
-    shift: Callable[[Tensor], Tensor] = model.prepare_decoder_input_ids_from_labels
-    return shift
+    shift: Callable[[Tensor], Tensor] | None = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is not None:
+        return shift
+    rule = getattr(sys.modules[type(model).__module__], "shift_tokens_right", None)  # M2M100, NLLB-MoE, Blenderbot
+    if rule is None:
+        raise ModelError(
+            f"{type(model).__name__} has no rule that makes decoder inputs from labels",
+            slug="unsupported-by-model",
+            key="model.path",
+            help="take another encoder-decoder, such as T5, BART, Marian, mBART or NLLB",
+        )
+    return partial(
+        rule, pad_token_id=architecture.pad_token_id, decoder_start_token_id=architecture.decoder_start_token_id
+    )
 
 
 def pad_left(input_ids: Tensor, lengths: Tensor, pad_token_id: int) -> tuple[Tensor, Tensor]:

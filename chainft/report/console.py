@@ -125,7 +125,7 @@ def _print_headline(console: Console, outcome: Outcome) -> None:
         beaten = judgement(metric, reached, value) == "better"
         text = f"  {'better' if beaten else 'NOT better'} than the best simple baseline: {name}, {number(reached)}"
         console.print(Text(text, style="default" if beaten else "bold red"), soft_wrap=True)
-    if explained := meaning(metric) or scores.meanings.get(metric):
+    if explained := scores.meanings.get(metric) or meaning(metric):
         for part in Text(explained, style="dim").wrap(console, max(20, console.width - 2)):
             part.rstrip()
             console.print(Text("  ").append_text(part))

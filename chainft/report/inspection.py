@@ -26,7 +26,7 @@ def print_scores(record: Mapping[str, Any], *, console: Console | None = None) -
     title = f"Scores on {plural(int(record['examples']), f'{split} example')}"
     target.print(render(Table(title, ("metric", "value"), rows), target))
     for name, _ in rows:
-        if explained := meaning(name, brief=True) or scores.meanings.get(name):
+        if explained := scores.meanings.get(name) or meaning(name, brief=True):
             target.print(Text(f"  {printable(name)}: {explained}", style="dim"), soft_wrap=True)
     target.print()
     print_tables(target, scores, split, pointer="--json gives all of them")

@@ -70,7 +70,7 @@ def _baselines(outcome: Outcome) -> Child:
 def _value_row(name: str, scores: Scores, before: Scores | None, validation: Scores | None, *, main: bool) -> Html:
     after, old = scores.values[name], before.values.get(name) if before else None
     fraction = not falls(name) and 0 <= after <= 1 and (old is None or 0 <= old <= 1)
-    explained = meaning(name, brief=True) or scores.meanings.get(name)
+    explained = scores.meanings.get(name) or meaning(name, brief=True)
     return tag(
         "tr",
         tag("th", name, tag("span", explained, class_="meaning") if explained else None, scope="row"),

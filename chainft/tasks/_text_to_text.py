@@ -16,6 +16,7 @@ import numpy as np
 
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, DataError, ModelError, Problem
+from chainft.metrics._written import Written
 from chainft.metrics.base import make_metrics
 from chainft.metrics.text import chrf
 from chainft.tasks._generation_settings import TextToTextConfig
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from chainft.data.batching import Batch
 
+_STARTED_BY_LABELS = ("mbart", "plbart")
+"""Families whose decoders start with the last token of the labels, the mark of a language."""
 _MAX_EXPONENT = 700.0
 """exp of more is no float."""
 
@@ -93,9 +96,11 @@ class TextToText(Task):
         )
 
     def start_tokens(self, shift: Callable[[Tensor], Tensor]) -> Mapping[str, int]:
-        """Settings of generation that begin a target otherwise than the model's own do: `decoder_start_token_id`,
-        `forced_bos_token_id`. `shift`: the model's rule from labels to decoder inputs."""
-        return {}
+        """Settings of generation that begin a target of an encoder-decoder as training does: `decoder_start_token_id`,
+        perhaps `forced_bos_token_id`. `shift`: the model's rule from labels to decoder inputs."""
+        from torch import tensor
+
+        return {"decoder_start_token_id": int(shift(tensor([self.layout.target("")]))[0, 0])}
 
     @property
     def has_encoder(self) -> bool:
@@ -156,7 +161,8 @@ class TextToText(Task):
 
     def adapt(self, architecture: PreTrainedConfig) -> None:
         """Raises ModelError for an encoder-decoder that does not say with which token its decoder starts."""
-        if architecture.is_encoder_decoder and getattr(architecture, "decoder_start_token_id", None) is None:
+        starts = getattr(architecture, "decoder_start_token_id", None) is not None
+        if architecture.is_encoder_decoder and not starts and architecture.model_type not in _STARTED_BY_LABELS:
             raise ModelError(
                 f"the config of the {architecture.model_type!r} model has no decoder_start_token_id",
                 slug="no-start-token",
@@ -341,7 +347,11 @@ class TextToText(Task):
         return self.default_metrics if self.config.metrics is None else self.config.metrics
 
     def metrics(self) -> list[Metric]:
-        return make_metrics(self.metric_names, self.metric_family)
+        found = make_metrics(self.metric_names, self.metric_family)
+        for metric in found:
+            if isinstance(metric, Written):
+                metric.fit(self)
+        return found
 
     def loss_scores(self, loss: float | None) -> Mapping[str, float]:
         """Perplexity of a token of the target."""

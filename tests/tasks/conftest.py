@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-_SMALL: dict[str, Any] = {"d_model": 32, "pad_token_id": 0, "eos_token_id": 3}
+_SMALL: dict[str, Any] = {"d_model": 32, "pad_token_id": "pad", "eos_token_id": "eos"}
 _BART: dict[str, Any] = {
     **_SMALL,
     "encoder_layers": 2,
@@ -19,9 +19,9 @@ _BART: dict[str, Any] = {
     "encoder_ffn_dim": 48,
     "decoder_ffn_dim": 48,
     "max_position_embeddings": 64,
-    "bos_token_id": 2,
-    "decoder_start_token_id": 3,
-    "forced_eos_token_id": 3,
+    "bos_token_id": "bos",
+    "decoder_start_token_id": "eos",
+    "forced_eos_token_id": "eos",
 }
 WRITERS: dict[str, dict[str, Any]] = {
     "llama": {
@@ -30,18 +30,18 @@ WRITERS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2,
         "intermediate_size": 48,
         "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
+        "pad_token_id": "pad",
+        "bos_token_id": "bos",
+        "eos_token_id": "eos",
     },
     "gpt2": {
         "n_embd": 32,
         "n_layer": 2,
         "n_head": 2,
         "n_positions": 64,
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
+        "pad_token_id": "pad",
+        "bos_token_id": "bos",
+        "eos_token_id": "eos",
     },
     "t5": {
         **_SMALL,
@@ -50,13 +50,14 @@ WRITERS: dict[str, dict[str, Any]] = {
         "num_layers": 2,
         "num_decoder_layers": 2,
         "num_heads": 2,
-        "decoder_start_token_id": 0,
+        "decoder_start_token_id": "pad",
     },
     "bart": _BART,
-    "marian": _BART | {"decoder_start_token_id": 0},
+    "marian": _BART | {"decoder_start_token_id": "pad"},
+    "m2m_100": _BART | {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0},
     "mbart": _BART | {"decoder_start_token_id": None},
 }
-"""`model_type` -> settings of a model of two blocks (and two)."""
+"""`model_type` -> settings of a model of two blocks (and two); numbers of tokens by their names in the tokenizer."""
 
 
 @pytest.fixture(scope="session")
@@ -68,18 +69,28 @@ def writer(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path) -> Call
     def make(kind: str) -> Path:
         if kind not in made:
             made[kind] = tmp_path_factory.mktemp(kind)
-            save_writer(kind, tokenizer, made[kind])
+            _save(kind, tokenizer, made[kind])
         return made[kind]
 
     return make
 
 
-def save_writer(kind: str, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+@pytest.fixture(scope="session")
+def save_writer() -> Callable[[str, PreTrainedTokenizerBase, Path], None]:
+    """Writes a random model of that type with a tokenizer into a folder."""
+    return _save
+
+
+def _save(kind: str, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a random model with this tokenizer."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    config = CONFIG_MAPPING[kind](vocab_size=len(tokenizer), **WRITERS[kind])
+    names = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    settings = {
+        key: names[value] if key.endswith("token_id") and value else value for key, value in WRITERS[kind].items()
+    }
+    config = CONFIG_MAPPING[kind](vocab_size=len(tokenizer), **settings)
     torch.manual_seed(1)
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model = auto.from_config(config)

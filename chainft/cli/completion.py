@@ -165,6 +165,8 @@ def _flags(verb: str) -> list[str]:
         from chainft.cli.train import FLAGS as flags
     elif verb == "cache":
         from chainft.cli.cache import FLAGS as flags
+    elif verb == "chat":
+        from chainft.cli.chat import FLAGS as flags
     elif verb == "bench":
         from chainft.cli.bench import FLAGS as flags
     return [*common, *(name for flag in flags for name in flag.names if name.startswith("--") and name != "--help")]

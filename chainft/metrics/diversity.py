@@ -6,23 +6,25 @@ number of different n-grams of all generated answers, divided by the number of t
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
 
+from chainft.metrics._written import Written
 from chainft.metrics.base import ratio
-from chainft.tasks.base import Metric, Scores, Table
+from chainft.tasks.base import Scores, Table
 
 
-class Diversity(Metric):
-    """Words are what stands between blanks, case folded. Memory grows with the number of different n-grams only."""
+class Diversity(Written):
+    """Words are what stands between blanks, case folded; of several right answers the first is the wanted one.
 
-    family: ClassVar[Literal["text"]] = "text"
+    Memory grows with the number of different n-grams only.
+    """
 
     def __init__(self) -> None:
         self._given, self._wanted = _Words(), _Words()
 
-    def update(self, gold: str, predicted: str) -> None:
+    def update(self, gold: Sequence[str], predicted: str) -> None:
         self._given.add(predicted)
-        self._wanted.add(gold)
+        self._wanted.add(gold[0])
 
     def compute(self) -> Scores:
         """`distinct_1` and `distinct_2` of the answers, and their words per word of the wanted ones."""
@@ -31,7 +33,9 @@ class Diversity(Metric):
             (name, words.distinct(1), words.distinct(2), ratio(words.count, words.texts))
             for name, words in (("generated", given), ("wanted", wanted))
         )
-        note = "Distinct-n: different rows of n words per word; low beside that of the wanted answers: it repeats itself."
+        note = (
+            "Distinct-n: different rows of n words per word; low beside that of the wanted answers: it repeats itself."
+        )
         return Scores(
             {
                 "distinct_1": given.distinct(1),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessorList, PreTrainedModel
-from transformers.generation import BaseStreamer
+from transformers.generation.streamers import BaseStreamer
 
 from chainft.errors import ModelError
 from chainft.models.sampling import samplers

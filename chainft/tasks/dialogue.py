@@ -84,8 +84,8 @@ class Dialogue(TextToText):
     """`source_length`: tokens before the last answer, which are a prefix of `input_ids`."""
     answer: ClassVar[str] = "response"
     main_metric: ClassVar[str] = "perplexity"
-    metric_family: ClassVar[str] = "text"
-    default_metrics: ClassVar[tuple[str, ...]] = ("text", "diversity")
+    metric_family: ClassVar[str] = "references"
+    default_metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "diversity")
     default_model: ClassVar[str] = "smollm2"
     about: ClassVar[About] = About(
         "Dialogue",
@@ -127,22 +127,27 @@ class Dialogue(TextToText):
         return "\n".join(f"{turn.role}: {turn.content}" for turn in self.history(example))
 
     def contract(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
-        if self.config.documents is not None:
-            self._documents.find("", 1)  # Raises now what is wrong with the folder, not at the first prediction.
+        self.check_documents()
         for split, examples in splits.items():
             turns = {one.where(): turns_of(one.values[_MESSAGES.name]) for one in examples}
             joined = {one.where(): len(one.values[_MESSAGES.name]) - len(turns[one.where()]) for one in examples}
-            yield from _counted(joined, "joined-turns", f"{split}: {{}} turns follow one of the same role: joined to it")
+            yield from _counted(
+                joined, "joined-turns", f"{split}: {{}} turns follow one of the same role: joined to it"
+            )
             late = {place: len(listed) - 1 - answered(listed)[-1] for place, listed in turns.items()}
             yield from _counted(late, "unanswered-turns", f"{split}: {{}} turns at ends have no answer: left out")
             early = {
                 place: sum(turn.role == "assistant" for turn in listed) - len(answered(listed))
                 for place, listed in turns.items()
             }
-            yield from _counted(early, "greetings", f"{split}: {{}} answers come before any user's turn: read, not learned")
+            yield from _counted(
+                early, "greetings", f"{split}: {{}} answers come before any user's turn: read, not learned"
+            )
             if hasattr(self, "chat"):
                 cut = {one.where(): int(self.encode(one)[0]["turns_cut"][0]) for one in examples}
-                message = f"{split}: conversations lose their oldest turns ({{}} in all) to fit {self.max_length} tokens"
+                message = (
+                    f"{split}: conversations lose their oldest turns ({{}} in all) to fit {self.max_length} tokens"
+                )
                 yield from _counted(cut, "cut-history", message, severity="warning", help="raise model.max_length")
 
     # Features -----------------------------------------------------------------------------------
@@ -174,7 +179,7 @@ class Dialogue(TextToText):
         if self.config.overflow == "error":
             tries = tries[:1]
         length = 0
-        for start, count in tries:
+        for start, count in dict.fromkeys(tries):
             kept = [*turns[: int(turns[0].role == "system")], *turns[start:]]
             feature = self._asked(kept, passages[:count], example) if is_asked else self._learned(kept, example)
             length = max(len(feature["input_ids"]), int(feature["source_length"][0]) + self.config.max_new_tokens)
@@ -233,13 +238,21 @@ class Dialogue(TextToText):
         found = self._documents.find(turns[-1].content, self.config.num_passages or DEFAULT_COUNT)
         return replace(example, values={**example.values, _PASSAGES: [vars(one) for one in found]})
 
+    def check_documents(self) -> None:
+        """Raise now what is wrong with the folder of the config, not at the first prediction."""
+        if self.config.documents is not None:
+            self._documents.find("", 1)
+
     @cached_property
     def _documents(self) -> Documents:
         return Documents(Path(str(self.config.documents)), key="task.documents")
 
     def decode(self, example: Example, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
         """The history and the response; `turns_cut`: oldest turns left out; with documents `sources`, best first."""
-        prediction: Prediction = {_MESSAGES.name: [turn.as_message() for turn in self.history(example)], self.answer: None}
+        prediction: Prediction = {
+            _MESSAGES.name: [turn.as_message() for turn in self.history(example)],
+            self.answer: None,
+        }
         if raw[0] is not None:
             texts = [self.to_text(ids) for ids in raw[0]]
             prediction[self.answer] = texts[0]

@@ -28,10 +28,11 @@ _PLAIN = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 """A turn a line, `User: ...`; an assistant's ends with the end-of-text token."""
-_PROBE = tuple(
-    Turn(role, content)
-    for number in "12"
-    for role, content in (("user", f"question {number}"), ("assistant", f"answer {number}"))
+_PROBE = (
+    Turn("user", "question 1"),
+    Turn("assistant", "answer 1"),
+    Turn("user", "question 2"),
+    Turn("assistant", "answer 2"),
 )
 """A conversation on which a template is tried."""
 
@@ -66,9 +67,12 @@ class ChatFormat:
         places = answered(turns)
         text, spans = "", []
         for place in places:
-            prompt, whole = self._render(turns[:place], True, where), self._render(turns[: place + 1], False, where)
+            prompt = self._render(turns[:place], where=where, is_prompt=True)
+            whole = self._render(turns[: place + 1], where=where)
             if not (prompt.startswith(text) and whole.startswith(prompt) and whole.endswith(self.tail)):
-                raise DataError(_rewrites(f"turn {place + 1}"), slug="unusable-template", where=where, help=_PLAIN_HELP)
+                raise DataError(
+                    _rewrites(f"turn {place + 1}"), slug="unusable-template", where=where, help=_PLAIN_HELP
+                )
             end = len(whole) - len(self.tail) + self.ended
             text = whole[:end]
             spans.append((len(prompt), end))
@@ -82,7 +86,7 @@ class ChatFormat:
 
     def prompt(self, turns: Sequence[Turn], *, where: str) -> np.ndarray:
         """(L,) The tokens after which an answer begins."""
-        return np.array(self._tokens(self._render(turns, True, where))["input_ids"], dtype=np.int32)
+        return np.array(self._tokens(self._render(turns, where=where, is_prompt=True))["input_ids"], dtype=np.int32)
 
     def check_content(self, turns: Sequence[Turn], *, where: str) -> None:
         """Raise DataError for a turn that holds control tokens as text: it could end itself and play another role."""
@@ -95,7 +99,7 @@ class ChatFormat:
                     help="remove it from the text, or put a blank into it",
                 )
 
-    def _render(self, turns: Sequence[Turn], is_prompt: bool, where: str) -> str:  # noqa: FBT001
+    def _render(self, turns: Sequence[Turn], *, where: str, is_prompt: bool = False) -> str:
         from jinja2 import TemplateError
 
         try:
@@ -164,7 +168,9 @@ def _end_of(tokenizer: PreTrainedTokenizerBase, tail: str) -> int:
     """Where in the tail the token ends that ends an answer: the end-of-text token, else the first control token."""
     given = tokenizer(tail, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     control = set(tokenizer.all_special_ids)
-    ends = {token: end for token, (_, end) in reversed(list(zip(given["input_ids"], given["offset_mapping"], strict=True)))}
+    ends = {
+        token: end for token, (_, end) in reversed(list(zip(given["input_ids"], given["offset_mapping"], strict=True)))
+    }
     if tokenizer.eos_token_id in ends:
         return int(ends[tokenizer.eos_token_id])
     first = next((token for token in given["input_ids"] if token in control), None)

@@ -69,7 +69,9 @@ def turn_problems(value: Any, where: Callable[[int | None], str]) -> Iterator[Pr
     """What keeps a value from being a conversation; `where`: the place of a turn by its number, or of the whole."""
     if not isinstance(value, list) or not value:
         shown = "an empty list" if value == [] else f"{type(value).__name__}"
-        help = 'a conversation is a list: [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+        help = (
+            'a conversation is a list: [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+        )
         yield Problem("not-a-conversation", f"messages must be a list of turns, not {shown}", where(None), help=help)
         return
     for number, one in enumerate(value):
@@ -99,7 +101,9 @@ def _of_turn(one: Any, number: int, where: str) -> Iterator[Problem]:
         near = did_you_mean(str(role), ROLES)
         yield Problem(
             "unknown-role",
-            f"{name} has no role; its keys are: {', '.join(map(str, one))}" if missing else f"{name} has the role {role!r}",
+            f"{name} has no role; its keys are: {', '.join(map(str, one))}"
+            if missing
+            else f"{name} has the role {role!r}",
             where,
             help=near
             or f"roles are {', '.join(ROLES)}; in a table of turns give others by data.roles, such as {{agent: assistant}}",

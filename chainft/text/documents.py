@@ -41,7 +41,9 @@ class Documents:
         """Raises ConfigError at `key` for a folder that is none or holds no text, DataError for what is no text."""
         if not folder.is_dir():
             kind = "is no folder" if folder.exists() else "does not exist"
-            raise ConfigError(f"{key}: {str(folder)!r} {kind}", slug="no-folder", key=key, help="name a folder of texts")
+            raise ConfigError(
+                f"{key}: {str(folder)!r} {kind}", slug="no-folder", key=key, help="name a folder of texts"
+            )
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         self.passages = [one for path in files for one in _passages_of(path, path.relative_to(folder).as_posix(), key)]
         if not self.passages:

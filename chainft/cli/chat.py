@@ -219,9 +219,13 @@ class _Desk:
         Console().print("model> ", style="bold cyan", end="")
 
     def _guarded(self, act: Callable[..., None], *words: str) -> None:
-        """In a terminal a failure is told and the conversation goes on."""
+        """In a terminal a failure or a Ctrl-C is told and the conversation goes on."""
         try:
             act(*words)
+        except KeyboardInterrupt:
+            if not self.is_terminal:
+                raise
+            self.note("stopped")
         except ChainftError as error:
             if not self.is_terminal:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_without_an_answer_to_a_user_there_is_nothing_to_learn(roles: list[str])
 def test_joining_keeps_every_text_and_leaves_roles_that_alternate(roles: list[str]) -> None:
     turns = turns_of([{"role": role, "content": str(number)} for number, role in enumerate(roles)])
     assert "\n".join(turn.content for turn in turns).split("\n") == [str(number) for number in range(len(roles))]
-    assert all(one.role != other.role for one, other in zip(turns, turns[1:], strict=False))
+    assert all(one.role != other.role for one, other in pairwise(turns))
     assert all(turns[place - 1].role == "user" for place in answered(turns))
 
 

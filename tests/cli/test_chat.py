@@ -50,7 +50,7 @@ def test_training_learns_the_answers_and_compares_them_with_baselines(trained: P
     assert after["perplexity"] < 1.5 < before["perplexity"]
     assert after["chrf"] > 0.9
     assert {"bleu", "distinct_1", "distinct_2", "length_ratio"} <= after.keys()
-    assert results["test"]["baselines"].keys() == {"most_frequent", "retrieval"}
+    assert results["baselines"].keys() == {"most_frequent", "retrieval"}
 
 
 def test_the_saved_folder_answers_in_transformers_by_its_own_template(trained: Path) -> None:

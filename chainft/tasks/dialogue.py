@@ -91,7 +91,6 @@ class Dialogue(TextToText):
         "Dialogue",
         purpose="answers in conversations",
         sample="Do you open on Sundays?",
-        pipeline="text-generation",
         limit="It can state false things fluently; have a person check what matters.",
     )
     chat: ChatFormat

@@ -97,14 +97,15 @@ def test_linked_decoders_generate_what_each_token_by_token_would(tiny_decoder: P
     config = RunConfig(task=task.config, data=DataConfig(name="jsonl"), model=model, chain=chain)
     linked = build_linked(config, task, seed=1).model.eval()
     ids, lengths = torch.tensor([[2, 10, 11, 12, 13], [2, 20, 0, 0, 0]]), torch.tensor([5, 2])
-    found = generate(linked, ids, lengths, pad_token_id=0, eos_token_id=3, max_new_tokens=4, num_beams=1)
+    options: Any = {"count": 1, "pad_token_id": 0, "eos_token_id": 3, "start": {}}
+    found = generate(linked, ids, lengths, settings=task.config, **options)
     for row, length in enumerate(lengths.tolist()):
         text = ids[row : row + 1, :length]
         for _ in range(4):
             text = torch.cat([text, linked(input_ids=text).logits[:, -1:].argmax(-1)], dim=1)
         new = text[0, length:].tolist()
-        assert found[row].tolist() == (new[: new.index(3)] if 3 in new else new)
-    beams = generate(linked, ids, lengths, pad_token_id=0, eos_token_id=3, max_new_tokens=4, num_beams=2)
+        assert found[row][0].tolist() == (new[: new.index(3)] if 3 in new else new)
+    beams = generate(linked, ids, lengths, settings=GenerateConfig(max_new_tokens=4, num_beams=2), **options)
     assert len(beams) == 2
 
 

@@ -24,7 +24,7 @@ _NEEDED = ("torch", "transformers", "accelerate", "datasets", "hydra-core", "ome
            "pyarrow", "seqeval", "rich")  # fmt: skip
 _EXTRA_USES = {
     "starter": "the starter model, which needs no download",
-    "generate": "model=smollm2 and other GGUF files",
+    "generate": "model=smollm2 and other GGUF files; BLEU, chrF and ROUGE of task=translate and task=summarize",
     "sweep": "sweep=tpe",
     "track": "tracker=tensorboard|wandb|mlflow|trackio",
     "serve": "serving over HTTP",

@@ -125,7 +125,7 @@ class _Reader:
         if cause is not None:
             explained = {id(one) for _, wrong in refused for one in wrong}
             self.problems = [cause, *(one for one in self.problems if id(one) not in explained)]
-        return examples
+        return list(self.task.arranged(examples))
 
     def _file(self, file: str, split: Split, refused: list[tuple[Example, list[Problem]]]) -> Iterator[Example]:
         forms: dict[tuple[str, ...], ColumnMap] = {}

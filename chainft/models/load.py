@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.heads import body_prefixes, reorder_heads, set_options
+from chainft.models.task_modules import attach, fill
 from chainft.models.weights import PACKAGED, Located, locate
 
 if TYPE_CHECKING:
@@ -111,15 +112,16 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
     into the task's order); a head with other labels is refused unless `model.head` is `new`. New parameters
     are drawn with `seed`.
     """
-    auto, place, architecture, old_labels = prepare(config, task)
+    prepared = prepare(config, task)
+    auto, place, architecture, old_labels = prepared
     torch.manual_seed(seed)
     if not config.pretrained:
         with explained(place, "model"):
             model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
-        return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
+        return _with_modules(LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ()), task)
     if config.head == "new":
-        return _with_new_head(auto, place, architecture)
-    return _from_weights(auto, place, architecture, old_labels)
+        return _with_modules(_with_new_head(auto, place, architecture), task)
+    return _with_modules(_from_weights(auto, place, architecture, old_labels), task, prepared)
 
 
 def prepare(config: ModelConfig, task: Task) -> Prepared:
@@ -181,7 +183,32 @@ def load_trained(folder: str, task: Task) -> PreTrainedModel:
             where=folder,
             help="the folder is damaged or not one that chainft trained for this task",
         )
+    if loaded.unused:
+        raise ModelError(
+            f"the model folder {folder!r} has {_some(loaded.unused)}, for which the task has no use as it is set",
+            slug="unused-tensors",
+            where=folder,
+            help="leave the settings of task that change the model, such as task.crf, as they were in training",
+        )
     return loaded.model
+
+
+def _with_modules(loaded: LoadedModel, task: Task, prepared: Prepared | None = None) -> LoadedModel:
+    """The model with the task's own modules, filled from the weights that `prepared` found."""
+    modules = task.modules()
+    attach(loaded.model, modules)
+    brought: tuple[str, ...] = ()
+    if prepared is not None and modules:
+        old, labels = prepared.old_labels, _labels_of(loaded.model.config)
+        order = [old.index(name) for name in labels] if sorted(old) == sorted(labels) else None
+        with explained(prepared.place, "model"):
+            brought = fill(modules, prepared.place, order=order)
+    own = [f"{name}.{key}" for name, module in modules.items() for key, _ in module.named_parameters()]
+    return LoadedModel(
+        loaded.model,
+        (*loaded.new, *(name for name in own if name not in brought)),
+        tuple(name for name in loaded.unused if name not in brought),
+    )
 
 
 def _from_weights(

@@ -97,6 +97,18 @@ class TensorIndex:
                 yield opened, several
 
 
+def tensors_below(place: Located, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a model folder whose names begin with `prefix`, in float32 and without it; none of a GGUF file."""
+    if place.gguf_file:
+        return {}
+    found: dict[str, Tensor] = {}
+    for key, file in _files_of(place).items():
+        if key.startswith(prefix):
+            with safe_open(_path_of(place, file), framework="pt") as opened:
+                found[key.removeprefix(prefix)] = opened.get_tensor(key).float()
+    return found
+
+
 def _targets(name: str, pattern: str, converters: Sequence[WeightConverter]) -> list[str]:
     """The names in the model that a converter makes of a tensor; `name` is that of the first."""
     converter = next(one for one in converters if pattern in one.source_patterns)

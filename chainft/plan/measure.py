@@ -105,7 +105,7 @@ def trace_step(chain: Chain, task: Task, batch: Batch, *, blocks: Blocks | None,
             output = model(**task.arguments(batch), **without_cache(model))
         if mixed:  # Accelerate hands the output on in float32.
             output = type(output)(tree_map(_in_float32, dict(output)))
-        loss = loss_of(task, output, batch) / 2
+        loss = loss_of(task.planned(), output, batch) / 2
         tracker.begin_backward()
         loss.backward()  # type: ignore[no-untyped-call]
     return tracker.trace

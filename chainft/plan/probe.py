@@ -14,6 +14,7 @@ from chainft.config.run import RunConfig
 from chainft.data.batching import Batch
 from chainft.errors import ConfigError
 from chainft.models.load import prepare
+from chainft.models.task_modules import attach
 from chainft.plan.trace import Ghostly
 from chainft.stages.links_load import architecture_of, linked_skeleton, read_tokenizer
 from chainft.stages.skeleton import skeleton
@@ -65,7 +66,9 @@ def new_skeleton(config: RunConfig, task: Task) -> Any:
 
 def _one_head(config: RunConfig, task: Task) -> PreTrainedModel:
     auto, _, architecture, _ = prepare(config.model, task)
-    return skeleton(auto, architecture)
+    model = skeleton(auto, architecture)
+    attach(model, task.modules())
+    return model
 
 
 def checked_length(config: RunConfig, task: Task, length: int | None) -> int:

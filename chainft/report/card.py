@@ -50,30 +50,29 @@ def base_model(facts: RunFacts) -> str | None:
 def _pipeline(facts: RunFacts) -> str | None:
     """The pipeline of transformers that runs the model."""
     architecture = str(facts.plan.get("model", {}).get("class") or "")
-    if architecture.endswith(("ForConditionalGeneration", "ForSeq2SeqLM")):
-        return "text2text-generation"
-    return about(facts.task).pipeline
+    has_encoder = architecture.endswith(("ForConditionalGeneration", "MTModel", "ForSeq2SeqLM"))
+    return None if has_encoder else about(facts.task).pipeline  # Version 5 has none for encoder-decoders.
 
 
 def _header(facts: RunFacts) -> dict[str, Any]:
     header: dict[str, Any] = {"library_name": "transformers"}
-    pipeline, base = _pipeline(facts), base_model(facts)
-    if pipeline:
-        header["pipeline_tag"] = pipeline
+    kind, base = about(facts.task).hub_tag or about(facts.task).pipeline, base_model(facts)
+    if kind:
+        header["pipeline_tag"] = kind
     if base:
         header["base_model"] = base
     header["tags"] = ["chainft", facts.task]
-    if facts.outcome.shown and pipeline:
+    if facts.outcome.shown and kind:
         header["metrics"] = sorted({kind for name in facts.outcome.shown[1].values if (kind := _metric_type(name))})
-        header["model-index"] = [{"name": facts.name, "results": [_results(facts.outcome, pipeline)]}]
+        header["model-index"] = [{"name": facts.name, "results": [_results(facts.outcome, kind)]}]
     return header
 
 
-def _results(outcome: Outcome, pipeline: str) -> dict[str, Any]:
+def _results(outcome: Outcome, kind: str) -> dict[str, Any]:
     split, scores = outcome.shown or ("", None)
     values = scores.values if scores else {}
     return {
-        "task": {"type": pipeline},
+        "task": {"type": kind},
         "dataset": {"name": "own data", "type": "custom", "split": split},
         "metrics": [
             {"type": _metric_type(name) or name, "name": name, "value": round(float(value), 6)}
@@ -126,7 +125,8 @@ def _usage(facts: RunFacts) -> Iterator[str]:
         folders = ", ".join(_code(name) for name in facts.heads)
         yield f"Each of the folders {folders} is a plain model of transformers for its task."
     yield ""
-    yield f"{'All at once w' if facts.heads else 'Or w'}ith chainft, which also splits over-long texts into windows and builds the input just as in training:"
+    start = "All at once w" if facts.heads else "Or w" if pipeline else "W"
+    yield f"{start}ith chainft, which also splits over-long texts into windows and builds the input just as in training:"
     yield ""
     yield "```"
     yield f'chainft predict path/to/this/folder "{text}"'

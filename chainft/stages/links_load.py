@@ -130,6 +130,13 @@ def _check_task(task: Task, chain: ChainConfig) -> None:
             key="chain",
             help=f"there are: {', '.join(LINKED_CLASSES)}",
         )
+    if modules := task.modules():
+        raise ConfigError(
+            f"task.{next(iter(modules))} is for one model with one head, and chain links several models",
+            slug="unsupported-by-chain",
+            key=f"task.{next(iter(modules))}",
+            help="leave it away, or cut one model into stages instead",
+        )
     if chain.exit_confidence is not None and task.auto_class not in _EXITING:
         raise ConfigError(
             f"chain.exit_confidence: the answers of task {task.config.name!r} have no confidence to leave by",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch
+    from chainft.models.task_modules import TaskModule
 
 Arrays = dict[str, np.ndarray]
 """One feature: for each column its one-dimensional array."""
@@ -206,6 +207,8 @@ class About:
     """An input to try the model on, as `chainft predict` takes it."""
     pipeline: str | None = None
     """The pipeline of transformers that runs the saved model: `token-classification`; None: there is none."""
+    hub_tag: str | None = None
+    """Kind of task that the Hugging Face hub lists such models under, where it is not `pipeline`: `translation`."""
     limit: str | None = None
     """A sentence on what such a model gets wrong, for the model card."""
 
@@ -250,6 +253,10 @@ class Task(ABC):
     @abstractmethod
     def validate(self, example: Example) -> Iterator[Problem]:
         """What is wrong with one example by itself (types, lengths, illegal tags), with `where` set."""
+
+    def arranged(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The sound examples of a split, as they stand in its files, each with what it needs to know of the others."""
+        return examples
 
     def common_cause(self, split: Split, sound: Sequence[Example], refused: Sequence[Example]) -> Problem | None:
         """One problem that explains all examples of a split that `validate` refused; None: they are told one by one."""
@@ -324,6 +331,15 @@ class Task(ABC):
         """Entries of the Hugging Face config that the head needs: `id2label`, `label2id`, `problem_type`, ..."""
         names = self.labels.names
         return {"id2label": dict(enumerate(names)), "label2id": self.labels.id_of()} if names else {}
+
+    def modules(self) -> Mapping[str, TaskModule]:
+        """New modules that the task computes with beside the head, by name: they are put on the model, trained and saved
+        with it. The task uses those that it gave last; `labels` is set."""
+        return {}
+
+    def planned(self) -> Task:
+        """The task whose loss `chainft plan` measures: this one, unless its operations change with the length."""
+        return self
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> Tensor:

@@ -151,6 +151,12 @@ class Joint(Task):
             for batch in batches
         ]
 
+    def planned(self) -> Task:
+        configs = {name: task.planned().config for name, task in self.tasks.items()}
+        twin = Joint(replace(self.config, tasks=configs))
+        twin.labels = self.labels
+        return twin
+
     def loss(self, output: Any, batch: Batch) -> Tensor:
         """The sum over tasks; before it, `balanced` has seen all batches of the update."""
         losses = [

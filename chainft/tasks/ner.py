@@ -8,24 +8,27 @@ Shapes: B windows, L tokens, C tags.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from chainft.config.ranges import CountOrZero, FractionBelowOne, Positive
 from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.metrics.base import make_metrics
+from chainft.tasks._ner_config import NerConfig
+from chainft.tasks._ner_rows import DEFAULT_CONTEXT, IGNORED, Layout, checked_overlap
+from chainft.tasks._ner_sequences import crf_loss, new_crf, solve_batch, solve_windows
 from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Mark, Metric, Mistake, Prediction, Task
 from chainft.text.align import SubWords, encode_text, encode_words, needs_spaces, shortened
+from chainft.text.context import AFTER, BEFORE, with_neighbours
 from chainft.text.frame import find_frame
 from chainft.text.inputs import checked_text, take, text_example
 from chainft.text.labels import weights_of
 from chainft.text.lexicon import Lexicon
-from chainft.text.schemes import Detected, spans_of
+from chainft.text.schemes import Detected, convert, spans_of
 from chainft.text.tagged import (
     check_scheme,
     check_sentence,
@@ -40,7 +43,6 @@ from chainft.text.tagged import (
     scheme_finding,
     split_findings,
 )
-from chainft.text.windows import cut_windows
 
 if TYPE_CHECKING:
     import torch
@@ -48,26 +50,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from chainft.data.batching import Batch
-
-DEFAULT_OVERLAP = 64
-IGNORED = -100
-
-
-@dataclass(frozen=True, kw_only=True)
-class NerConfig(TaskConfig):
-    """One tag a word."""
-
-    name: str = "ner"
-    scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou", "io"] = "auto"
-    """Tagging scheme of the data; auto: found from all tags. The model always learns iob2."""
-    overlap: CountOrZero | None = None
-    """Most tokens that two windows of an over-long sentence share; default 64, at most a quarter of a window."""
-    label_smoothing: FractionBelowOne = 0.0
-    """Share of the target that is spread evenly over all tags."""
-    class_weights: Literal["balanced"] | Mapping[str, Positive] | None = None
-    """Weight of each tag in the loss: null (all 1), balanced (rare ones more), or numbers such as `{B-PER: 2}`."""
-    metrics: tuple[str, ...] = ("entities", "tokens")
-    """What evaluation counts."""
+    from chainft.models.crf import LinearChainCrf
+    from chainft.models.task_modules import TaskModule
 
 
 class Ner(Task):
@@ -78,11 +62,14 @@ class Ner(Task):
         Field("tokens", "texts", aliases=("words", "token")),
         Field("tags", "tags", aliases=("ner_tags", "labels", "tag"), gold=True),
     )
+    document: ClassVar[Field] = Field("document", "label", required=False, aliases=("document_id", "doc_id", "doc"))
     features: ClassVar[Mapping[str, Column]] = {
         "input_ids": Column("pad_token", model_input=True),
         "token_type_ids": Column(0, model_input=True),
         "word_ids": Column(-1),
         "labels": Column(IGNORED),
+        "before": Column(0, axis=None),
+        "goes_on": Column(0, axis=None),
     }
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     main_metric: ClassVar[str] = "entity_f1"
@@ -97,15 +84,25 @@ class Ner(Task):
 
     def __init__(self, config: NerConfig) -> None:
         super().__init__(config)
+        if problems := list(config.without_effect()):
+            raise ConfigError.of(problems)
         self.metrics()  # A wrong name is found before any data are read.
+        if config.context == "document":
+            self.fields = (*Ner.fields, Ner.document)  # type: ignore[misc]  # Else such a column says nothing.
         self._detected: Detected | None = None
         self._label_ids: dict[str, int] = {}
+        self._crf: LinearChainCrf | None = None
+        self._is_sequence = config.crf or config.decoding == "viterbi"
 
     # Data ---------------------------------------------------------------------------------------
 
     def validate(self, example: Example) -> Iterator[Problem]:
         """With `scheme: auto`, steps between tags are checked once all are known (`learn_labels`)."""
         yield from check_sentence(example, None if self.config.scheme == "auto" else self.config.scheme)
+
+    def arranged(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """With `context: document`, each sentence gets words of its document. Raises DataError where none is told."""
+        return with_neighbours(examples, self._max_context) if self.config.context == "document" else examples
 
     def common_cause(self, split: Split, sound: Sequence[Example], refused: Sequence[Example]) -> Problem | None:
         """A split that is in another scheme as a whole than the one that is set."""
@@ -130,10 +127,11 @@ class Ner(Task):
     def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
         """Raises ConfigError for an overlap or class weights that do not fit tokenizer and tags."""
         super().prepare(tokenizer, max_length=max_length)
-        self._frame = find_frame(tokenizer)
         self._spaces = needs_spaces(tokenizer)
-        self._capacity = max_length - self._frame.num_special
-        self._overlap = self._checked_overlap()
+        frame = find_frame(tokenizer)
+        capacity = max_length - frame.num_special
+        overlap = checked_overlap(self.config.overlap, capacity, max_length)
+        self._layout = Layout(frame, capacity, overlap, self._max_context, self._is_sequence)
         self._label_ids = self.labels.id_of()
         if self.labels.names:
             self._weights  # noqa: B018  A name that is no tag is found now.
@@ -144,33 +142,35 @@ class Ner(Task):
         Of a word longer than a window, the first sub-words are kept. For a raw text the windows also hold
         `places`, start and end of each word, for `decode`.
         """
-        words = shortened(self._sub_words(example), self._capacity)
-        tags = self._tag_ids(example)
+        words, own = self._sub_words(example)
         extra: Arrays = {"places": np.array(words.spans, np.int64).reshape(-1)} if words.spans else {}
-        features = []
-        for window in cut_windows(words.lengths, self._capacity, overlap=self._overlap):
-            begin, end = words.first[window.start], words.first[window.end]
-            owned = np.arange(window.own_start, window.own_end)
-            owned = owned[words.lengths[owned] > 0]
-            if not len(owned):
-                continue
-            arrays = self._frame.around(words.ids[begin:end])
-            places = len(self._frame.before.ids) + words.first[owned] - begin
-            arrays["word_ids"] = _at(places, owned, len(arrays["input_ids"]), -1)
-            if tags is not None:
-                arrays["labels"] = _at(places, tags[owned], len(arrays["input_ids"]), IGNORED)
-            features.append(arrays | extra)
-        return features
+        cut = shortened(words, self._layout.capacity)
+        return [row | extra for row in self._layout.rows(cut, own, self._tag_ids(example, cut.lengths[own.start :]))]
 
     def num_tokens(self, example: Example) -> int:
-        return int(sum(self._sub_words(example).lengths)) + self._frame.num_special
+        words, own = self._sub_words(example)
+        return int(words.first[own.stop] - words.first[own.start]) + self._layout.frame.num_special
 
     # Model --------------------------------------------------------------------------------------
 
+    def modules(self) -> Mapping[str, TaskModule]:
+        self._crf = new_crf(self.labels.names, self.config.crf_lr) if self.config.crf else None
+        return {} if self._crf is None else {"crf": self._crf}
+
+    def planned(self) -> Task:
+        """Without the CRF, which takes a step for each word: of memory and work of a training next to nothing."""
+        if not self.config.crf:
+            return self
+        twin = Ner(replace(self.config, crf=False, crf_lr=None))
+        twin.labels = self.labels
+        return twin
+
     def loss(self, output: Any, batch: Batch) -> Tensor:
-        """Cross entropy of the tags of owned words; logits (B, L, C)."""
+        """Cross entropy of the tags of owned words, or -log p of their sequence by the CRF; logits (B, L, C)."""
         from chainft.models.losses import token_cross_entropy_sum
 
+        if self.config.crf:
+            return crf_loss(self._ready_crf(), output.logits, batch)
         return token_cross_entropy_sum(
             output.logits,
             batch.targets["labels"],
@@ -187,8 +187,11 @@ class Ner(Task):
 
     # Prediction ---------------------------------------------------------------------------------
 
-    def raw(self, output: Any, batch: Batch) -> Sequence[tuple[np.ndarray, np.ndarray]]:
-        """For each window: tag ids and probabilities of its owned words, (owned,) each."""
+    def raw(self, output: Any, batch: Batch) -> Sequence[Any]:
+        """For each window: tag ids and probabilities of its owned words, (owned,) each; for a part of a sentence that is
+        decoded as a whole, scores (owned, C)."""
+        if self._is_sequence:
+            return solve_batch(self.labels.names, self._crf, output.logits, batch)
         probabilities, tags = output.logits.float().softmax(-1).max(-1)  # (B, L)
         owned = batch.targets["word_ids"].cpu().numpy() >= 0
         return [
@@ -200,11 +203,12 @@ class Ner(Task):
         text, words, places = self._words(example, windows)
         found: list[str | None] = [None] * len(words)
         probabilities: list[float | None] = [None] * len(words)
-        for window, (ids, values) in zip(windows, raw, strict=True):
+        solved = raw if not raw or isinstance(raw[0], tuple) else solve_windows(self.labels.names, self._crf, raw)
+        for window, (ids, values) in zip(windows, solved, strict=True):
             owned = window["word_ids"][window["word_ids"] >= 0]
             for word, tag, value in zip(owned.tolist(), ids.tolist(), values.tolist(), strict=True):
                 found[word], probabilities[word] = self.labels.names[tag], value
-        tags = fill_unseen(found)
+        tags = convert(fill_unseen(found), "iob2")  # Reads I- that goes on nothing as the start of an entity.
         return {
             "text": text,
             "entities": entities_of(tags, probabilities, text, places),
@@ -213,7 +217,8 @@ class Ner(Task):
         }
 
     def read_input(self, value: str | Mapping[str, Any], *, where: str) -> Example:
-        """A line of text, or an object with `tokens` (a list of words) or `text`; other fields are not looked at."""
+        """A line of text, or an object with `tokens` (a list of words) or `text`; other fields are not looked at but, with
+        `context: document`, `before` and `after`: the words around these tokens."""
         values = {"text": value} if isinstance(value, str) else value
         names = [name for name in ("tokens", *self.fields[0].aliases) if name in values]
         found = take(values, names or ("text", "tokens"), where=where)
@@ -221,7 +226,12 @@ class Ner(Task):
             return text_example({"text": checked_text(found, "text", where=where)}, where)
         if problems := list(check_words(found, where=lambda item: where)):
             raise DataError.of(problems)
-        return text_example({"tokens": found}, where)
+        context = {
+            name: values[name] for name in (BEFORE, AFTER) if name in values and self.config.context == "document"
+        }
+        if problems := [found for one in context.values() for found in check_words(one, where=lambda item: where)]:
+            raise DataError.of(problems)
+        return text_example({"tokens": found, **context}, where)
 
     # Scores -------------------------------------------------------------------------------------
 
@@ -255,16 +265,38 @@ class Ner(Task):
         chosen = self.config.scheme
         return detect_scheme(splits) if chosen == "auto" else Detected(chosen, "set by task.scheme")
 
-    def _sub_words(self, example: Example) -> SubWords:
-        if "tokens" in example.values:
-            return encode_words(self.tokenizer, example.values["tokens"], spaces=self._spaces)
-        return encode_text(self.tokenizer, example.values["text"])
+    @property
+    def _max_context(self) -> int:
+        return DEFAULT_CONTEXT if self.config.max_context is None else self.config.max_context
 
-    def _tag_ids(self, example: Example) -> np.ndarray | None:
-        """(words,) ids of the gold tags; -100 for one that the model does not have."""
+    def _ready_crf(self) -> LinearChainCrf:
+        if self._crf is None:
+            raise ValueError("the CRF has no model yet: `modules` was not called")
+        return self._crf
+
+    def _sub_words(self, example: Example) -> tuple[SubWords, range]:
+        """The sub-words of the sentence between its context, and which of the words are its own."""
+        if "tokens" not in example.values:
+            words = encode_text(self.tokenizer, example.values["text"])
+            return words, range(words.num_words)
+        own = example.values["tokens"]
+        before, after = (example.values.get(name, []) for name in (BEFORE, AFTER))
+        words = encode_words(self.tokenizer, [*before, *own, *after], spaces=self._spaces)
+        return words, range(len(before), len(before) + len(own))
+
+    def _tag_ids(self, example: Example, lengths: np.ndarray) -> np.ndarray | None:
+        """(words,) ids of the gold tags; -100 for one that the model does not have. `lengths`: sub-words of each word.
+
+        For a CRF, words without sub-words are left out before entities become tags: what remains must be legal.
+        """
         if "tags" not in example.values:
             return None
-        return np.array([self._label_ids.get(tag, IGNORED) for tag in iob2(example)], np.int32)
+        tags = iob2(example)
+        if self.config.crf:
+            seen = [place for place in range(len(tags)) if lengths[place] > 0]
+            for place, tag in zip(seen, convert([tags[place] for place in seen], "iob2"), strict=True):
+                tags[place] = tag
+        return np.array([self._label_ids.get(tag, IGNORED) for tag in tags], np.int32)
 
     def _words(self, example: Example, windows: Sequence[Arrays]) -> tuple[str, list[str], Sequence[tuple[int, int]]]:
         """Text, words and their places in it."""
@@ -276,21 +308,8 @@ class Ner(Task):
         if windows and "places" in windows[0]:
             places = [(int(start), int(end)) for start, end in windows[0]["places"].reshape(-1, 2)]
         else:
-            places = self._sub_words(example).spans
+            places = self._sub_words(example)[0].spans
         return text, [text[start:end] for start, end in places], places
-
-    def _checked_overlap(self) -> int:
-        if self.config.overlap is None:
-            return min(DEFAULT_OVERLAP, self._capacity // 4)
-        if self.config.overlap >= self._capacity:
-            raise ConfigError(
-                f"task.overlap={self.config.overlap} is not less than the {self._capacity} tokens that a window holds "
-                f"beside special tokens (the most is {self.max_length} in all)",
-                slug="out-of-range",
-                key="task.overlap",
-                help=f"give at most {self._capacity // 2}, or raise model.max_length",
-            )
-        return self.config.overlap
 
     @cached_property
     def _weights(self) -> np.ndarray | None:
@@ -301,13 +320,6 @@ class Ner(Task):
         import torch
 
         return None if self._weights is None else torch.from_numpy(self._weights).to(device)
-
-
-def _at(places: np.ndarray, values: np.ndarray, length: int, rest: int) -> np.ndarray:
-    """(length,) int32 with `values` at `places` and `rest` elsewhere."""
-    array = np.full(length, rest, np.int32)
-    array[places] = values
-    return array
 
 
 def _marks(tags: Sequence[str], places: Sequence[tuple[int, int]]) -> tuple[Mark, ...]:

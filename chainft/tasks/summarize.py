@@ -11,7 +11,7 @@ from chainft.data.example import Example
 from chainft.errors import Problem
 from chainft.tasks._generation_settings import TextToTextConfig
 from chainft.tasks._text_to_text import TextToText
-from chainft.tasks.base import Baseline, Field
+from chainft.tasks.base import About, Baseline, Field
 from chainft.text.inputs import checked_text, take, text_example, text_problems
 from chainft.text.sentences import sentences
 
@@ -43,6 +43,14 @@ class Summarize(TextToText):
     answer: ClassVar[str] = "summary"
     main_metric: ClassVar[str] = "rougeL"
     metric_family: ClassVar[str] = "references"
+    about: ClassVar[About] = About(
+        "Summarization",
+        purpose="summarizes documents",
+        sample="The bridge was closed on Monday after a crack was found. Experts need three days to look at it.",
+        hub_tag="summarization",
+        limit="It can state false things fluently; have a person check what matters.",
+    )
+    default_model: ClassVar[str] = "smollm2"
     default_metrics: ClassVar[tuple[str, ...]] = ("rouge", "lengths")
 
     def problems(self) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from chainft.data.example import Example
 from chainft.errors import ConfigError, Problem, did_you_mean
 from chainft.tasks._generation_settings import TextToTextConfig
 from chainft.tasks._text_to_text import TextToText
-from chainft.tasks.base import Baseline, Field
+from chainft.tasks.base import About, Baseline, Field
 from chainft.text.languages import NAMES, base_code, model_code, name_of
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ class Translate(TextToText):
     answer: ClassVar[str] = "translation"
     main_metric: ClassVar[str] = "chrf"
     metric_family: ClassVar[str] = "references"
+    about: ClassVar[About] = About(
+        "Translation",
+        purpose="translates texts",
+        sample="Two children are feeding the ducks.",
+        hub_tag="translation",
+        limit="It can state false things fluently; have a person check what matters.",
+    )
+    default_model: ClassVar[str] = "smollm2"
     default_metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "lengths")
 
     def __init__(self, config: TranslateConfig) -> None:

@@ -119,6 +119,19 @@ def violations(tags: Sequence[str], scheme: Scheme) -> list[Violation]:
     return [violation for i, (before, tag) in enumerate(steps) if (violation := _bad_step(i, before, tag, scheme))]
 
 
+def legal_steps(tags: Sequence[str], scheme: Scheme) -> tuple[list[bool], list[list[bool]], list[bool]]:
+    """For sound tags of a scheme: which may be first; which (column) may follow which (row); which may be last.
+
+    A sequence is legal exactly where its first tag, every step in it, and its last tag are.
+
+    >>> legal_steps(["O", "B-A", "I-A"], "iob2")
+    ([True, True, False], [[True, True, False], [True, True, True], [True, True, True]], [True, True, True])
+    """
+    first = [_bad_step(0, OUTSIDE, tag, scheme) is None for tag in tags]
+    between = [[_bad_step(1, before, tag, scheme) is None for tag in tags] for before in tags]
+    return first, between, [_bad_step(1, tag, None, scheme) is None for tag in tags]
+
+
 def malformed(tag: str) -> str | None:
     """Why a tag belongs to no scheme at all; None where it may."""
     if not tag or tag != tag.strip():

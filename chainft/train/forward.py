@@ -78,6 +78,8 @@ def find_packing(model: PreTrainedModel, config: RunConfig, chain: Chain) -> Pac
         because = "activations are recomputed, which needs the batch as the blocks had it"
     elif isinstance(model, LinkedModel):
         because = "linked models hand padded hidden states on"
+    elif model.config.is_encoder_decoder:
+        because = "an encoder-decoder reads two sequences at once"
     elif (found := packing_of(model)) is None:
         because = f"{type(model).__name__} computes other hidden states then"
     if because and wanted is True:

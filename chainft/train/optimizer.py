@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 from chainft.config.chain import ChainConfig
 from chainft.config.run import OptimizerConfig
 from chainft.errors import ConfigError, Problem, did_you_mean
+from chainft.models.task_modules import own_rates
 from chainft.stages.chain import Chain
 from chainft.stages.policy import Rate
 from chainft.train.lion import Lion
@@ -91,12 +93,14 @@ def parameter_groups(
     model: nn.Module, config: OptimizerConfig, chain: Chain | None = None, stand_ins: StandIns | None = None
 ) -> list[dict[str, Any]]:
     """Trainable parameters, each once, by rate: first those with weight decay, then norms, biases and vectors without."""
-    vectors = set(_undecayed(model))
-    rates = chain.rates() if chain else {}
+    vectors = {*_undecayed(model), *own_rates(model)}
+    rates, own = chain.rates() if chain else {}, own_rates(model)
     groups: dict[tuple[Rate, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if chain.trains(parameter) if chain else parameter.requires_grad:
             rate = rates.get(id(parameter), Rate())
+            if (lr := own.get(id(parameter))) is not None:
+                rate = replace(rate, lr=lr)
             trained = (stand_ins or {}).get(id(parameter), parameter)
             groups.setdefault((rate, id(parameter) in vectors), []).append(trained)
     ordered = sorted(groups.items(), key=lambda item: item[0][1])

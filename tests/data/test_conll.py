@@ -79,6 +79,11 @@ def test_columns_have_their_numbers_from_both_ends(write: Any) -> None:
     assert row.values["3"] == row.values["-1"] == row.values["tags"] == ["B-PER", "O"]
 
 
+def test_sentences_after_a_document_start_have_the_number_of_their_document(write: Any) -> None:
+    rows = sentences(write("Emil B-PER\n\n-DOCSTART- O\n\nAda B-PER\n\nleft O\n\n-DOCSTART- O\n\nOslo B-LOC\n"))
+    assert [row.values.get("document") for row in rows] == [None, "1", "1", "2"]
+
+
 def test_documents_and_comments_are_left_out(write: Any) -> None:
     text = "-DOCSTART- O\nAda B-PER\n-DOCSTART- O\n# id 7\n# O\nOslo B-LOC\n"
     assert pairs(write(text), comment_prefix="# id")[1] == [("#", "O"), ("Oslo", "B-LOC")]

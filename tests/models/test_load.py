@@ -22,7 +22,9 @@ def task(folder: Path, names: list[str], auto: str = "AutoModelForSequenceClassi
     options = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     return SimpleNamespace(
         auto_class=auto,
+        auto_class_for=lambda architecture: auto,
         config=SimpleNamespace(name="classify"),
+        modules=dict,
         default_model="starter",
         tokenizer=load_tokenizer(ModelConfig(path=str(folder))),
         model_options=lambda: options if names else {},

@@ -32,7 +32,9 @@ def task_of(case: str, *labels: str) -> Any:
     options = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     return SimpleNamespace(
         auto_class=HEADS[case.split(":")[1]],
+        auto_class_for=lambda architecture: HEADS[case.split(":")[1]],
         config=SimpleNamespace(name="test"),
+        modules=dict,
         tokenizer=range(VOCABULARY),
         model_options=lambda: options if labels else {},
     )

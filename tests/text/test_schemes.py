@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from chainft.text.schemes import (
     Span,
     convert,
     detect,
+    legal_steps,
     malformed,
     repaired,
     spans_of,
@@ -51,6 +54,17 @@ def test_legal_in_two_schemes_means_equal_entities(sentence: tuple[list[Span], i
     tags = tags_of(*sentence, scheme)
     legal = [other for other in FAITHFUL if not violations(tags, other)]
     assert {tuple(convert(tags, other)) for other in legal} == {tuple(convert(tags, scheme))}
+
+
+@given(st.sampled_from(SCHEMES), st.lists(st.integers(0, 8), min_size=1, max_size=5))
+def test_steps_are_legal_exactly_where_sequences_are(scheme: Scheme, ids: list[int]) -> None:
+    prefixes = {"iob1": "BI", "iob2": "BI", "bioes": "BIES", "bilou": "BILU", "io": "I"}[scheme]
+    names = ["O", *(f"{prefix}-{kind}" for kind in ("A", "B") for prefix in prefixes)]
+    first, between, last = legal_steps(names, scheme)
+    tags = [number % len(names) for number in ids]
+    steps = [between[a][b] for a, b in itertools.pairwise(tags)]
+    legal = first[tags[0]] and all(steps) and last[tags[-1]]
+    assert legal == (violations([names[tag] for tag in tags], scheme) == [])
 
 
 @given(st.lists(sentences(), min_size=1, max_size=5), st.sampled_from(FAITHFUL))

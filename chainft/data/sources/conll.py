@@ -1,20 +1,23 @@
 """CoNLL files: one word a line in columns, an empty line between sentences.
 
 Each sentence is an example. Its columns are lists with one entry a word: the first is `tokens`, the last
-`tags`, and each also has its number, from the left (`0`, `1`, ...) and from the right (`-1`, `-2`, ...).
+`tags`, and each also has its number, from the left (`0`, `1`, ...) and from the right (`-1`, `-2`, ...). Lines that
+begin with -DOCSTART- (CoNLL-2003) begin documents: sentences after the first have the number of theirs as `document`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from chainft.config.run import DataConfig
 from chainft.data.example import Example, Origin
 from chainft.data.files import TAB_WORDS, Line, read_lines
 from chainft.data.sources.base import Source
 from chainft.errors import ConfigError, Problem
+
+DOCUMENT_START = "-DOCSTART-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class _Sentence:
     rows: list[list[str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     damaged: bool = False
+    document: int = 0
 
 
 class ConllSource(Source):
@@ -58,7 +62,7 @@ class ConllSource(Source):
             cells = self._cells(line.text)
             if cells is None and line.problem is None:
                 yield from self._example(file, sentence)
-                sentence = _Sentence()
+                sentence = _Sentence(document=sentence.document + line.text.startswith(DOCUMENT_START))
                 continue
             cells = cells or []
             problem = line.problem or _malformed(file, line, cells, first)
@@ -85,7 +89,7 @@ class ConllSource(Source):
             cells = text.split("\t")
         else:  # not split(): a no-break or ideographic space may be a word, or part of one
             cells = [cell for cell in text.split(" ") if cell]
-        return None if cells and cells[0] == "-DOCSTART-" else cells
+        return None if cells and cells[0] == DOCUMENT_START else cells
 
     def _example(self, file: str, sentence: _Sentence) -> Iterator[Example]:
         if not sentence.rows or sentence.damaged:
@@ -94,9 +98,11 @@ class ConllSource(Source):
         if self.config.tag_separator is not None:
             self._take_first_tags(columns)
         count = len(columns)
-        values = {"tokens": columns[0]} | ({"tags": columns[-1]} if count > 1 else {})
+        values: dict[str, Any] = {"tokens": columns[0]} | ({"tags": columns[-1]} if count > 1 else {})
         values |= {str(number): columns[number] for number in range(count)}
         values |= {str(number): columns[number] for number in range(-1, -count - 1, -1)}
+        if sentence.document:
+            values["document"] = str(sentence.document)
         yield Example(values, Origin(file, sentence.lines[0]), tuple(sentence.lines))
 
     def _take_first_tags(self, columns: list[list[str]]) -> None:

@@ -16,13 +16,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "chainft"
 LAYERS = (
     {"errors"},
+    {"installed", "plugin_checks"},
     {"__init__", "registry", "run_folder", "auto_classes"},
     {"config"},
-    {"models", "tasks", "metrics", "data", "text"},
+    {"models", "tasks", "metrics", "data", "text", "heads"},
     {"stages"},
     {"plan"},
     {"train", "infer", "report"},
-    {"bench"},
+    {"bench", "augmentations"},
     {"cli"},
     {"__main__"},
 )
@@ -35,7 +36,9 @@ LIGHT = (
     "cli",
     "tasks",
     "metrics",
+    "heads",
     "text",
+    "augmentations",
     "data/sources",
     "data/example",
     "bench/mirror",

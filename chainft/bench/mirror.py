@@ -27,6 +27,9 @@ SCHEDULES: Mapping[str, str] = {
 """`scheduler.name` -> `lr_scheduler_type` of the same curve."""
 ONLY: Mapping[str, Any] = {
     "task.multi_label": False,
+    "task.regression": False,
+    "task.temperature": None,
+    "task.reject": None,
     "task.class_weights": None,
     "task.label_smoothing": 0.0,
     "task.decoding": None,
@@ -34,6 +37,7 @@ ONLY: Mapping[str, Any] = {
     "task.context": "sentence",
     "model.pretrained": True,
     "model.head": "auto",
+    "head.name": None,
     "optimizer.name": "adamw",
     "scheduler.min_lr_fraction": None,
     "train.micro_batch_size": None,

@@ -100,6 +100,14 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """What turns hidden states into scores: the model's own last layer, or a plug-in. Each adds its own fields."""
+
+    name: str | None = None
+    """The head plug-in, in the place of the last layer of the model's own head; null: that layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimizer, by the name torch gives it (case ignored), or `lion`."""
 
@@ -147,8 +155,9 @@ class TrainConfig:
     micro_batch_tokens: Count | None = None
     """Most tokens, padding included, in one forward pass; changes speed and memory, not the result."""
     padding_free: Literal["auto"] | bool = "auto"
-    """Run the texts of a batch end to end instead of padded to the longest; the result is the same up to rounding and
-    the draws of dropout. auto: on the CPU, where the model's attention allows it."""
+    """Run the texts of a batch end to end instead of padded to the longest, and the last block for those tokens alone
+    whose output is read; the result is the same up to rounding and the draws of dropout. auto: on the CPU, where the
+    model's attention allows it."""
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient to this norm; null: do not clip."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -235,6 +244,7 @@ class RunConfig:
     task: TaskConfig
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     chain: ChainConfig = field(default_factory=ChainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

@@ -17,7 +17,9 @@ from chainft.config.joint import JointConfig
 from chainft.config.parse import dump, parse
 from chainft.config.run import ModelConfig, TaskConfig
 from chainft.errors import CheckpointError, ConfigError, ModelError, StorageError
-from chainft.models.load import load_config, load_tokenizer, load_trained
+from chainft.models.load import load_config, load_tokenizer
+from chainft.models.load_headed import load_trained
+from chainft.models.own_heads import mark_folder
 from chainft.registry import find
 from chainft.run_folder import STATE_FILE, model_folder, write_json
 from chainft.stages.chain import Chain
@@ -53,6 +55,7 @@ def save_trained(folder: Path, model: PreTrainedModel, task: Task, chain: Chain)
 
 def _save(folder: Path, model: PreTrainedModel, task: Task, *, ties: Ties, dtypes: Mapping[str, str]) -> None:
     model.save_pretrained(folder, state_dict=untied_state(model, ties))
+    mark_folder(folder)
     task.tokenizer.save_pretrained(folder)
     write_json(folder / STATE_FILE, _state_of(task) | {"ties": dict(ties), "dtypes": dict(dtypes)})
 

@@ -14,10 +14,11 @@ from chainft.config.run import RunConfig
 from chainft.data.batching import Batch
 from chainft.errors import ConfigError
 from chainft.models.load import prepare
+from chainft.models.own_heads import forget_head, put_head
 from chainft.models.task_modules import attach
 from chainft.plan.trace import Ghostly
 from chainft.stages.links_load import architecture_of, linked_skeleton, read_tokenizer
-from chainft.stages.skeleton import skeleton
+from chainft.stages.skeleton import fill_with_ghosts, skeleton
 from chainft.stages.trunk import JointModel
 from chainft.stages.trunk_load import check_joint
 from chainft.tasks._joint_rows import joint_row
@@ -66,7 +67,12 @@ def new_skeleton(config: RunConfig, task: Task) -> Any:
 
 def _one_head(config: RunConfig, task: Task) -> PreTrainedModel:
     auto, _, architecture, _ = prepare(config.model, task)
+    forget_head(architecture)
     model = skeleton(auto, architecture)
+    if config.head.name is not None:
+        put_head(model, config.head)
+        fill_with_ghosts(model)
+        model.train(False)
     attach(model, task.modules())
     return model
 
@@ -106,7 +112,7 @@ def _values(task: Task, name: str, column: Column, length: int) -> np.ndarray:
     if column.axis is not None:
         return np.zeros(length, dtype=np.int32)
     if name == "labels" and column.dtype == "float32":
-        return np.zeros(len(task.labels.names), dtype=np.float32)
+        return np.zeros(len(task.labels.names) or 1, dtype=np.float32)  # A task without labels has one number.
     return np.ones(1, dtype=column.dtype) if column.dtype == "float32" else np.zeros(1, dtype=np.int32)
 
 

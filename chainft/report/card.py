@@ -48,7 +48,9 @@ def base_model(facts: RunFacts) -> str | None:
 
 
 def _pipeline(facts: RunFacts) -> str | None:
-    """The pipeline of transformers that runs the model."""
+    """The pipeline of transformers that runs the model; None where its head is a plug-in, which only chainft knows."""
+    if facts.plan.get("model", {}).get("head"):
+        return None
     architecture = str(facts.plan.get("model", {}).get("class") or "")
     has_encoder = architecture.endswith(("ForConditionalGeneration", "MTModel", "ForSeq2SeqLM"))
     return None if has_encoder else about(facts.task).pipeline  # Version 5 has none for encoder-decoders.
@@ -120,6 +122,9 @@ def _usage(facts: RunFacts) -> Iterator[str]:
         yield f'model = pipeline("{pipeline}", model="path/to/this/folder"{options})'
         yield f'print(model("{text}"{arguments}))'
         yield "```"
+    if head := facts.plan.get("model", {}).get("head"):
+        yield ""
+        yield f"Its head {_code(str(head))} is a plug-in: chainft loads the model where the package of the head is installed, transformers alone refuses it."
     if facts.heads:
         yield ""
         folders = ", ".join(_code(name) for name in facts.heads)

@@ -137,7 +137,8 @@ def _check_task(task: Task, chain: ChainConfig) -> None:
             key=f"task.{next(iter(modules))}",
             help="leave it away, or cut one model into stages instead",
         )
-    if chain.exit_confidence is not None and task.auto_class not in _EXITING:
+    has_confidence = task.auto_class in _EXITING and task.model_options().get("problem_type") != "regression"
+    if chain.exit_confidence is not None and not has_confidence:
         raise ConfigError(
             f"chain.exit_confidence: the answers of task {task.config.name!r} have no confidence to leave by",
             slug="unsupported-by-chain",

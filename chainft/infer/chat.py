@@ -1,6 +1,6 @@
 """A conversation with a trained model: its turns, and an answer that comes token by token.
 
-Models of `dialogue` read the whole history; models of other tasks that write texts answer each message by itself.
+Models of tasks with a history read it all; those of others that write texts answer each message by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from chainft.infer.trained import load_run
 from chainft.models.device import choose_device
 from chainft.tasks._text_to_text import TextToText
 from chainft.tasks.base import Prediction
-from chainft.tasks.dialogue import Dialogue, DialogueConfig
 
 Say = Callable[[str], None]
 """Receives the next piece of an answer."""
@@ -44,10 +43,6 @@ class Chat:
     task: TextToText
     model: PreTrainedModel
     turns: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def has_history(self) -> bool:
-        return isinstance(self.task, Dialogue)
 
     @property
     def system(self) -> str | None:
@@ -78,7 +73,7 @@ class Chat:
         is no turn.
         """
         asked = [*self.turns, {"role": "user", "content": message}]
-        value: Any = {"messages": asked} if self.has_history else message
+        value: Any = {"messages": asked} if self.task.has_history else message
         example = self.task.read_input(
             value, where=f"message {1 + sum(turn['role'] == 'user' for turn in self.turns)}"
         )
@@ -94,7 +89,7 @@ class Chat:
         return prediction, is_whole
 
     def save(self, file: Path) -> None:
-        """Add the conversation to a file as a line of JSON, as `task=dialogue` reads it. Raises StorageError."""
+        """Add the conversation to a file as a line of JSON, as conversations are read. Raises StorageError."""
         try:
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"messages": self.turns}, ensure_ascii=False) + "\n")
@@ -144,8 +139,7 @@ def open_chat(run: Path, choices: Choices) -> Chat:
     if before.architecture is not None:
         task.adapt(before.architecture)
     task.prepare(before.tokenizer, max_length=before.max_length)
-    if isinstance(task, Dialogue):
-        task.check_documents()
+    task.check_inputs()
     torch.nn.Module.to(trained.model, choose_device("auto"))
     return Chat(task, trained.model)
 
@@ -172,11 +166,11 @@ def _chosen(task: TextToText, choices: Choices) -> Any:
             )
         config = replace(config, sampling_seed=choices.seed)
     if choices.documents is not None:
-        if not isinstance(config, DialogueConfig):
+        if not hasattr(config, "documents"):
             raise ConfigError(
-                f"--documents {choices.documents}: only runs of task=dialogue look things up, not {config.name!r}",
+                f"--documents {choices.documents} has no effect: task={config.name} looks nothing up",
                 slug="no-effect",
                 where=f"--documents {choices.documents}",
             )
-        config = replace(config, documents=choices.documents)
+        config = replace(config, documents=choices.documents)  # type: ignore[call-arg]
     return config

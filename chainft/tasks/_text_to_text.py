@@ -55,6 +55,8 @@ class TextToText(Task):
     answer: ClassVar[str]
     """Key of the answer in a prediction."""
     default_metrics: ClassVar[tuple[str, ...]]
+    has_history: ClassVar[bool] = False
+    """Whether `read_input` takes a whole conversation, an object with `messages`; else each text is by itself."""
     layout: Layout
 
     def __init__(self, config: TextToTextConfig) -> None:
@@ -328,6 +330,9 @@ class TextToText(Task):
     def to_text(self, ids: np.ndarray) -> str:
         """The answer that generated tokens are."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+
+    def check_inputs(self) -> None:
+        """Raise now what would be wrong with anything that `read_input` needs beside its input, such as a folder."""
 
     def read_input(self, value: str | Mapping[str, Any], *, where: str) -> Example:
         """A line of text, or an object with the source."""

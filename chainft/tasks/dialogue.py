@@ -83,6 +83,7 @@ class Dialogue(TextToText):
     }
     """`source_length`: tokens before the last answer, which are a prefix of `input_ids`."""
     answer: ClassVar[str] = "response"
+    has_history: ClassVar[bool] = True
     main_metric: ClassVar[str] = "perplexity"
     metric_family: ClassVar[str] = "references"
     default_metrics: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "diversity")
@@ -126,7 +127,7 @@ class Dialogue(TextToText):
         return "\n".join(f"{turn.role}: {turn.content}" for turn in self.history(example))
 
     def contract(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
-        self.check_documents()
+        self.check_inputs()
         for split, examples in splits.items():
             turns = {one.where(): turns_of(one.values[_MESSAGES.name]) for one in examples}
             joined = {one.where(): len(one.values[_MESSAGES.name]) - len(turns[one.where()]) for one in examples}
@@ -237,8 +238,8 @@ class Dialogue(TextToText):
         found = self._documents.find(turns[-1].content, self.config.num_passages or DEFAULT_COUNT)
         return replace(example, values={**example.values, _PASSAGES: [vars(one) for one in found]})
 
-    def check_documents(self) -> None:
-        """Raise now what is wrong with the folder of the config, not at the first prediction."""
+    def check_inputs(self) -> None:
+        """Raises ConfigError or DataError for a folder of documents that cannot be used."""
         if self.config.documents is not None:
             self._documents.find("", 1)
 

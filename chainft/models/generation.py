@@ -46,14 +46,15 @@ def generate(
     count: int,
     pad_token_id: int,
     eos_token_id: int,
-    start: Mapping[str, int],
+    options: Mapping[str, Any],
     on_token: Callable[[int], None] | None = None,
 ) -> list[list[np.ndarray]]:
     """For each row its `count` answers, best first: new tokens without the end token.
 
     `input_ids` (B, L) begin with the sources, of `lengths` (B,), padded right. Ways to search that the model brings do
-    not count, but its own end tokens and what it forces or forbids do; `start` goes before those. `on_token` is told
-    each new token of one row's one answer as it comes, its end too; beams have none before they are done.
+    not count, but its own end tokens and what it forces or forbids do; `options` go before those, but words that it
+    forbids stay forbidden beside theirs. `on_token` is told each new token of one row's one answer as it comes, its end
+    too; beams have none before they are done.
     """
     has_encoder = bool(model.config.is_encoder_decoder)
     longest = int(lengths.max())
@@ -62,7 +63,7 @@ def generate(
         (input_ids[:, :longest], mask.long()) if has_encoder else pad_left(input_ids, lengths, pad_token_id)
     )
     ends = sorted({eos_token_id, *_ends_of(model)})
-    config = _config(model, settings, count, start, pad_token_id=pad_token_id, ends=ends)
+    config = _config(model, settings, count, options, pad_token_id=pad_token_id, ends=ends)
     processors = LogitsProcessorList()
     if settings.do_sample:
         rows = [row[:length] for row, length in zip(input_ids.cpu().numpy(), lengths.tolist(), strict=True)]
@@ -142,7 +143,7 @@ def _config(
     model: PreTrainedModel,
     settings: TextToTextConfig,
     count: int,
-    start: Mapping[str, int],
+    options: Mapping[str, Any],
     *,
     pad_token_id: int,
     ends: list[int],
@@ -154,7 +155,7 @@ def _config(
         penalty = 1.0 if settings.length_penalty is None else settings.length_penalty
         chosen |= {"num_return_sequences": count, "length_penalty": penalty}
     return GenerationConfig(  # type: ignore[no-untyped-call]
-        **{**chosen, **start},
+        **{**chosen, **options, **_forbidden(chosen, options)},
         max_new_tokens=settings.max_new_tokens,
         min_new_tokens=settings.min_new_tokens,
         num_beams=settings.num_beams,
@@ -164,6 +165,12 @@ def _config(
         pad_token_id=pad_token_id,
         eos_token_id=ends,
     )
+
+
+def _forbidden(own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of tokens that the model and the options forbid together."""
+    words = [row for side in (own, options) for row in side.get("bad_words_ids") or ()]
+    return {"bad_words_ids": words or None}
 
 
 def _ends_of(model: PreTrainedModel) -> list[int]:

@@ -53,12 +53,13 @@ class Prepared(NamedTuple):
     """Names of the labels that the model came with."""
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing or not a fast one."""
+def load_tokenizer(config: ModelConfig, *, needs_offsets: bool = True) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing, or has no character offsets
+    though they are needed."""
     place = Located(config.tokenizer) if config.tokenizer else locate(config)
     with explained(place, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.name, **place.options())
-    if not tokenizer.is_fast:
+    if needs_offsets and not tokenizer.is_fast:
         raise ModelError(
             f"the tokenizer {type(tokenizer).__name__} of {place.name!r} is a slow one, without character offsets",
             slug="slow-tokenizer",
@@ -240,9 +241,31 @@ def read_weights(
     if place.gguf_file:
         _forget_quantization(model)
     mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in facts["mismatched_keys"])
-    new, unused = tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"]))
-    check_body(model, [*new, *mismatched], place)
-    return LoadedModel(model, new, unused), mismatched
+    loaded = LoadedModel(model, tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"])))
+    if _calls_its_body_otherwise(loaded, architecture):
+        loaded = _with_body_of(loaded, read_weights(transformers.AutoModel, place, architecture)[0])
+    check_body(model, [*loaded.new, *mismatched], place)
+    return loaded, mismatched
+
+
+def _calls_its_body_otherwise(loaded: LoadedModel, architecture: PreTrainedConfig) -> bool:
+    """Whether the weights are of a language model whose body has another name than here, so that none of it was read:
+    `LlamaForQuestionAnswering` and its kin (huggingface/transformers#30381; goes when they are read there).
+    """
+    writers: Any = transformers.AutoModelForCausalLM._model_mapping
+    if type(architecture) not in writers or not loaded.new:
+        return False
+    theirs, own = writers[type(architecture)].base_model_prefix, loaded.model.base_model_prefix
+    named = [name for name in loaded.unused if name.startswith(f"{theirs}.")]
+    return theirs != own and bool(named) and any(name.startswith(f"{own}.") for name in loaded.new)
+
+
+def _with_body_of(loaded: LoadedModel, body: LoadedModel) -> LoadedModel:
+    """The model with the weights of a body; all else is new."""
+    own: Any = loaded.model.base_model
+    own.load_state_dict(body.model.state_dict())
+    new = tuple(name for name in loaded.new if not name.startswith(f"{loaded.model.base_model_prefix}."))
+    return LoadedModel(loaded.model, new, body.unused)
 
 
 def check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
@@ -330,7 +353,7 @@ def explained(place: Located, what: str) -> Iterator[None]:
     """Turn what transformers raises for absent or damaged files into a ModelError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = place.folder is None
         raise ModelError(

@@ -50,6 +50,7 @@ class TextToText(Task):
     """`labels` are as long as `input_ids` in a decoder, where the target follows the source; see `_layouts`."""
     auto_class: ClassVar[str] = DecoderOnly.auto_class
     """Of a decoder; an encoder-decoder has its own."""
+    needs_offsets: ClassVar[bool] = False
     source_field: ClassVar[Field]
     target_field: ClassVar[Field]
     answer: ClassVar[str]
@@ -103,6 +104,10 @@ class TextToText(Task):
         from torch import tensor
 
         return {"decoder_start_token_id": int(shift(tensor([self.layout.target("")]))[0, 0])}
+
+    def generation_options(self) -> Mapping[str, Any]:
+        """Further settings of transformers' `GenerationConfig`, such as `bad_words_ids`, whatever the model is."""
+        return {}
 
     @property
     def has_encoder(self) -> bool:
@@ -299,7 +304,7 @@ class TextToText(Task):
             count=self.num_answers(batch),
             pad_token_id=self.pad_token_id,
             eos_token_id=int(self.tokenizer.eos_token_id),
-            start=self.start_tokens(self._shift) if self.has_encoder else {},
+            options={**(self.start_tokens(self._shift) if self.has_encoder else {}), **self.generation_options()},
             on_token=on_token,
         )
 

@@ -184,7 +184,7 @@ def tokenise(
     config: RunConfig, task: Task, splits: Splits, *, progress: Progress, poll: Callable[[], None]
 ) -> dict[Split, FeatureStore]:
     """Give the task its tokenizer and open the tokenised store of each split that has examples."""
-    tokenizer, max_length = read_tokenizer(config)
+    tokenizer, max_length = read_tokenizer(config, needs_offsets=task.needs_offsets)
     task.adapt(architecture_of(config))
     task.prepare(tokenizer, max_length=max_length)
     cache = Path(config.data.cache_dir) if config.data.cache_dir else None

@@ -13,6 +13,7 @@ from chainft.data.contract import check_contract
 from chainft.data.example import Finding
 from chainft.data.load import Splits, load_splits
 from chainft.tasks.base import Task
+from chainft.train.baselines import score_baselines
 
 
 def load(*words: str, labels: str = "error") -> tuple[Splits, Task]:
@@ -95,3 +96,31 @@ def test_slots_and_intents_are_read_from_one_table(shared_data: Path) -> None:
         "task=classify", "data=csv", "data.columns={text: utterance, label: intent}", *files, labels="allow"
     )
     assert "conflicting-labels" in findings(splits, task)
+
+
+def test_multi30k_is_read_from_aligned_files(shared_data: Path) -> None:
+    folder = shared_data / "translation" / "multi30k"
+    names = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+    files = [
+        f"data.{split}{suffix}={folder}/{name}.{ending}.gz"
+        for split, name in names.items()
+        for suffix, ending in (("", "en"), ("_target", "de"))
+    ]
+    splits, task = load("task=translate", "task.source_lang=en", "task.target_lang=de", "data=parallel", *files)
+    assert sizes(splits) == {"train": 29000, "validation": 1014, "test": 1000}
+    first = splits.examples["train"][0].values
+    assert first["source"].startswith("Two young, White males") and first["target"].startswith("Zwei junge weiße")
+    scores = score_baselines(task, splits.examples["train"], splits.examples["test"])
+    assert scores["copy"] == {"bleu": pytest.approx(0.0048, abs=1e-4), "chrf": pytest.approx(0.1634, abs=1e-4)}
+
+
+def test_scitldr_has_several_references_and_sentences_as_lists(shared_data: Path) -> None:
+    folder = shared_data / "summarization" / "scitldr_A"
+    names = {"train": "train", "validation": "dev", "test": "test"}
+    files = [f"data.{split}={folder}/{name}.jsonl" for split, name in names.items()]
+    splits, task = load("task=summarize", "data=jsonl", *files, "data.max_test_samples=20")
+    assert sizes(splits) == {"train": 1992, "validation": 619, "test": 20}
+    assert all(isinstance(row.values["document"], list) for row in splits.examples["test"])
+    assert max(len(row.values["summary"]) for row in splits.examples["test"]) > 1
+    scores = score_baselines(task, splits.examples["train"], splits.examples["test"])
+    assert scores["lead_1"]["rouge1"] > 0.25

@@ -17,7 +17,9 @@ from chainft.train.optimizer import build_optimizer, check_optimizer
 
 FILES = sorted(file.relative_to(own_folder()).with_suffix("").as_posix() for file in own_folder().glob("*/*.yaml"))
 WITH_THEIR_OWN_MODEL = ("model", "chain", "experiment")
-PLACES = {name: f"data.train=x.{name}" for name in ("conll", "csv", "jsonl", "parquet")} | {"hub": "data.path=x"}
+PLACES = {name: f"data.train=x.{name}" for name in ("conll", "csv", "jsonl", "parquet", "squad")} | {
+    "hub": "data.path=x"
+}
 """What a source needs beside its file."""
 
 

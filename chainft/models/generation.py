@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from chainft.errors import ModelError
 from chainft.models.sampling import samplers
@@ -46,12 +47,14 @@ def generate(
     pad_token_id: int,
     eos_token_id: int,
     options: Mapping[str, Any],
+    on_token: Callable[[int], None] | None = None,
 ) -> list[list[np.ndarray]]:
     """For each row its `count` answers, best first: new tokens without the end token.
 
     `input_ids` (B, L) begin with the sources, of `lengths` (B,), padded right. Ways to search that the model brings do
-    not count, but its own end tokens and what it forces or forbids do; `options` go before
-    those, but words that it forbids stay forbidden beside theirs.
+    not count, but its own end tokens and what it forces or forbids do; `options` go before those, but words that it
+    forbids stay forbidden beside theirs. `on_token` is told each new token of one row's one answer as it comes, its end
+    too; beams have none before they are done.
     """
     has_encoder = bool(model.config.is_encoder_decoder)
     longest = int(lengths.max())
@@ -75,11 +78,31 @@ def generate(
         sources, shown = (one.repeat_interleave(count, dim=0) for one in (sources, shown))
     with _only(config, model):
         output: Tensor = model.generate(  # type: ignore[operator]
-            inputs=sources, attention_mask=shown, generation_config=config, logits_processor=processors
+            inputs=sources,
+            attention_mask=shown,
+            generation_config=config,
+            logits_processor=processors,
+            streamer=_Told(on_token) if on_token and settings.num_beams == 1 else None,
         )
     new = output[:, 1 if has_encoder else sources.shape[1] :].cpu().numpy()  # (B * N, T)
     answers = [row[: _first_end(row, ends)].astype(np.int32) for row in new]
     return [answers[first : first + count] for first in range(0, len(answers), count)]
+
+
+class _Told(BaseStreamer):
+    """Passes on new tokens; what is put in first is the source."""
+
+    def __init__(self, on_token: Callable[[int], None]) -> None:
+        self._on_token = on_token
+        self._is_source = True
+
+    def put(self, value: Tensor) -> None:
+        if not self._is_source:
+            self._on_token(int(value))
+        self._is_source = False
+
+    def end(self) -> None:
+        """Nothing is held back."""
 
 
 def shift_of(architecture: Any) -> Callable[[Tensor], Tensor]:

@@ -36,7 +36,8 @@ def words_of(file: str, models: dict[str, Path]) -> list[str]:
         return ["data=joint", "task=joint", f"model={models['ner']}", *names]
     words = [f"{group}={name}"] + ([] if group in ("task", "experiment") else [f"task={task}"])
     if group not in WITH_THEIR_OWN_MODEL:
-        words.append(f"model={models.get(task, models['ner'])}")
+        kind = "generate" if registry.find("task", task, key="task.name").default_model == "smollm2" else "ner"
+        words.append(f"model={models[kind]}")
     if group == "data" and name in PLACES:
         words.append(PLACES[name])
     if file == "data/parallel":

@@ -103,7 +103,8 @@ class Mask(Augmentation):
 
         from chainft.config.run import ModelConfig
         from chainft.models.device import choose_device
-        from chainft.models.load import explained, load_tokenizer
+        from chainft.models.load import load_tokenizer
+        from chainft.models.read import explained
         from chainft.models.weights import locate
 
         settings = ModelConfig(path=self.config.model)

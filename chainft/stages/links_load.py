@@ -12,7 +12,6 @@ from chainft.config.chain import ChainConfig
 from chainft.config.run import ModelConfig, RunConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.load import (
-    LoadedModel,
     load_body,
     load_config,
     load_model,
@@ -21,6 +20,7 @@ from chainft.models.load import (
     prepare,
     prepare_body,
 )
+from chainft.models.read import LoadedModel
 from chainft.models.stage_models import blaming, stage_models
 from chainft.stages.inject import Entrance
 from chainft.stages.links import LINKED_CLASSES, LinkedModel

@@ -27,8 +27,8 @@ from chainft.data.sampling import joint_order, shares
 from chainft.data.store import FeatureStore, open_store
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
-from chainft.models.load import LoadedModel
 from chainft.models.load_headed import load_with_head
+from chainft.models.read import LoadedModel
 from chainft.models.weights import locate
 from chainft.plan.early import check_fit
 from chainft.registry import find

@@ -16,9 +16,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "chainft"
 LAYERS = (
     {"errors"},
+    {"installed", "plugin_checks"},
     {"__init__", "registry", "run_folder", "auto_classes"},
     {"config"},
-    {"models", "tasks", "metrics", "data", "text"},
+    {"models", "tasks", "metrics", "data", "text", "heads"},
     {"stages"},
     {"plan"},
     {"train", "infer", "report"},
@@ -35,6 +36,7 @@ LIGHT = (
     "cli",
     "tasks",
     "metrics",
+    "heads",
     "text",
     "augmentations",
     "data/sources",

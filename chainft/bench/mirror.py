@@ -37,6 +37,7 @@ ONLY: Mapping[str, Any] = {
     "task.context": "sentence",
     "model.pretrained": True,
     "model.head": "auto",
+    "head.name": None,
     "optimizer.name": "adamw",
     "scheduler.min_lr_fraction": None,
     "train.micro_batch_size": None,

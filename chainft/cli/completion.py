@@ -5,7 +5,7 @@ Candidates come from the dataclasses and the names of config files, without Hydr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from chainft.cli.flags import HELP, Flag, split
 from chainft.cli.main import VERBS
@@ -96,16 +96,20 @@ def candidates(line: str) -> list[str]:
         return _matching(ACTIONS, current)
     if verb == "completion":
         return _matching(SCRIPTS, current)
+    if verb == "new":
+        from chainft.registry import KINDS
+
+        return [] if before[1:] else _matching(KINDS, current)
     if verb not in _WORDS_VERBS or (verb in _RUN_VERBS and not before[1:]):
         return []
     prefix = current[: len(current) - len(current.lstrip("+~"))]
     plain = current[len(prefix) :]
-    found = _values(plain) if "=" in plain else _names(plain)
+    found = _values(plain) if "=" in plain else _names(plain, before)
     return [prefix + name for name in _matching(found, plain)]
 
 
-def _names(word: str) -> list[str]:
-    """`group=` and keys; keys of a group once its dot is typed."""
+def _names(word: str, before: Sequence[str] = ()) -> list[str]:
+    """`group=` and keys; keys of a group once its dot is typed. `before`: the words that stand before."""
     from chainft.config import kinds
     from chainft.config.run import RunConfig
     from chainft.config.search import groups
@@ -113,13 +117,17 @@ def _names(word: str) -> list[str]:
     keys = list(kinds.leaf_paths(RunConfig))
     if "." in word:
         section = word.partition(".")[0]
-        return [f"{key}=" for key in dict.fromkeys([*keys, *_plugin_keys(section)]) if key.startswith(f"{section}.")]
+        return [
+            f"{key}="
+            for key in dict.fromkeys([*keys, *_plugin_keys(section, before)])
+            if key.startswith(f"{section}.")
+        ]
     sections = dict.fromkeys(f"{key.partition('.')[0]}." for key in keys if "." in key)
     return [*(f"{group}=" for group in groups()), *sections, *(f"{key}=" for key in keys if "." not in key)]
 
 
-def _plugin_keys(section: str) -> Iterator[str]:
-    """Keys that plug-ins add to `task` or `data`, and those of `sweep`."""
+def _plugin_keys(section: str, before: Sequence[str]) -> Iterator[str]:
+    """Keys that plug-ins add to `task` or `data`, and those of `sweep`; of other packages, of plug-ins named before."""
     from chainft import registry
     from chainft.config import kinds
     from chainft.config.sweep_config import SweepConfig
@@ -127,9 +135,10 @@ def _plugin_keys(section: str) -> Iterator[str]:
     if section == "sweep":
         yield from kinds.leaf_paths(SweepConfig, at="sweep")
     for cls, kind in kinds.PLUGIN_KINDS.items():
-        if section == {"task": "task", "source": "data"}[kind]:
+        if section == kinds.group_of(kind):
             for plugin in registry.plugins(kind):
-                yield from kinds.leaf_paths(kinds.concrete(cls, {"name": plugin.name}), at=section)
+                if plugin.distribution == registry.OWN or f"{section}={plugin.name}" in before:
+                    yield from kinds.leaf_paths(kinds.concrete(cls, {"name": plugin.name}), at=section)
 
 
 def _values(word: str) -> list[str]:
@@ -137,8 +146,18 @@ def _values(word: str) -> list[str]:
     from chainft.config.search import groups, options
 
     key, _, _ = word.partition("=")
-    known = options(key) if key in groups() else _choices(key)
+    known = [*options(key), *_plugins_without_file(key)] if key in groups() else _choices(key)
     return [f"{key}={value}" for value in known]
+
+
+def _plugins_without_file(group: str) -> list[str]:
+    """Plug-ins that are chosen by name though no config file has it."""
+    from chainft import registry
+    from chainft.config import kinds
+    from chainft.config.search import options
+
+    kind = next((kind for kind in kinds.PLUGIN_KINDS.values() if kinds.group_of(kind) == group), None)
+    return [plugin.name for plugin in registry.plugins(kind) if plugin.name not in options(group)] if kind else []
 
 
 def _choices(key: str) -> list[str]:
@@ -165,6 +184,10 @@ def _flags(verb: str) -> list[str]:
         from chainft.cli.train import FLAGS as flags
     elif verb == "cache":
         from chainft.cli.cache import FLAGS as flags
+    elif verb == "chat":
+        from chainft.cli.chat import FLAGS as flags
+    elif verb == "new":
+        from chainft.cli.new import FLAGS as flags
     elif verb == "bench":
         from chainft.cli.bench import FLAGS as flags
     return [*common, *(name for flag in flags for name in flag.names if name.startswith("--") and name != "--help")]

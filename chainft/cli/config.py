@@ -8,7 +8,7 @@ from chainft import registry
 from chainft.cli.flags import HELP, Flag, flag_lines, split
 from chainft.config import kinds
 from chainft.config.describe import Setting, class_doc, settings
-from chainft.config.run import DataConfig, RunConfig, TaskConfig
+from chainft.config.run import RunConfig
 from chainft.config.search import GROUPS, groups, options, search_folders
 from chainft.config.spellings import hint_for
 from chainft.config.sweep_config import SweepConfig
@@ -90,19 +90,29 @@ def _section(name: str) -> Iterator[str]:
         yield ""
         yield f"with {name}.name = {plugin_name}"
         yield from _settings(own)
+    for plugin in _of_other_packages(cls):
+        yield ""
+        yield f"with {name}.name = {plugin.name} (package {plugin.distribution}): chainft config show {name}={plugin.name}"
 
 
 def _plugin_settings(cls: type, at: str) -> Iterator[tuple[str, list[Setting]]]:
-    """What each plug-in of a kind adds to the common settings."""
+    """What each of our plug-ins of a kind adds to the common settings; those of others are only imported when named."""
     kind = kinds.PLUGIN_KINDS.get(cls)
     if kind is None:
         return
     common = {setting.key for setting in settings(cls, at=at)}
     for plugin in registry.plugins(kind):
+        if plugin.distribution != registry.OWN:
+            continue
         own = kinds.concrete(cls, {"name": plugin.name})
         added = [setting for setting in settings(own, at=at) if setting.key not in common]
         if added:
             yield plugin.name, added
+
+
+def _of_other_packages(cls: type) -> list[registry.Plugin]:
+    kind = kinds.PLUGIN_KINDS.get(cls)
+    return [one for one in registry.plugins(kind) if one.distribution != registry.OWN] if kind else []
 
 
 def _key(key: str) -> Iterator[str]:
@@ -119,11 +129,11 @@ def _key(key: str) -> Iterator[str]:
 
 
 def _every_setting() -> Iterator[Setting]:
-    """Every setting of every plug-in, the common ones once."""
+    """Every setting of all our plug-ins, the common ones once."""
     yield from settings(RunConfig)
     yield from settings(SweepConfig, at="sweep")
-    for cls, at in ((TaskConfig, "task"), (DataConfig, "data")):
-        for _, own in _plugin_settings(cls, at):
+    for cls, kind in kinds.PLUGIN_KINDS.items():
+        for _, own in _plugin_settings(cls, kinds.group_of(kind)):
             yield from own
 
 

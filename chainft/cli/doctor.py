@@ -16,8 +16,9 @@ from typing import Any
 
 from chainft import __version__, registry
 from chainft.cli.flags import HELP, Flag, flag_lines, split
-from chainft.config.search import plugin_folders, search_folders
-from chainft.errors import ConfigError
+from chainft.config.search import CONFIGS, config_folder, own_folder, search_folders
+from chainft.errors import ChainftError, ConfigError
+from chainft.installed import damaged, entry_points
 
 FLAGS = (HELP, Flag(("--json",), "print one JSON object"))
 _NEEDED = ("torch", "transformers", "accelerate", "datasets", "hydra-core", "omegaconf", "safetensors", "numpy",
@@ -64,6 +65,8 @@ def collect() -> Facts:
         "weights": _weights(),
         "extras": {extra: _missing_of(extra) for extra in _EXTRA_USES},
         "plugins": _plugins(),
+        "config_folders": _config_folders(),
+        "damaged_packages": {one.package: one.reason for one in damaged()},
         "search_path": [f"{folder.provider}: {folder.path}" for folder in search_folders()],
     }
 
@@ -126,15 +129,58 @@ def _missing_of(extra: str) -> list[str]:
     return [name for name in names if _version(name) is None]
 
 
-def _plugins() -> list[str]:
-    kinds: tuple[registry.Kind, ...] = ("task", "source", "metric")
-    foreign = [
-        f"{plugin.kind} {plugin.name} of {plugin.distribution}"
-        for kind in kinds
-        for plugin in registry.plugins(kind)
-        if plugin.distribution != "chainft"
+def _plugins() -> list[Facts]:
+    """The plug-ins of other packages; each that is allowed is imported to see whether it can be."""
+    return [
+        {
+            "kind": plugin.kind,
+            "name": plugin.name,
+            "package": plugin.distribution,
+            "version": plugin.version,
+            "entry_point": plugin.entry_point,
+            "problem": _problem_of(plugin),
+        }
+        for kind in registry.KINDS
+        for plugin in registry.installed(kind)
     ]
-    return foreign + [f"configs {name}" for name in plugin_folders()]
+
+
+def _problem_of(plugin: registry.Plugin) -> str | None:
+    """Why a plug-in cannot be used; None where it can."""
+    chosen = next(one for one in registry.plugins(plugin.kind) if one.name == plugin.name)
+    if chosen.distribution == registry.OWN:
+        return f"hidden: chainft has a {plugin.kind} {plugin.name!r} itself"
+    try:
+        plugin.load()
+        chosen.load()
+    except ChainftError as error:
+        return str(error)
+    return None
+
+
+def _config_folders() -> list[Facts]:
+    """The folders of config files that other packages bring, and which of their files hide ours."""
+    own = _files(own_folder())
+    found = []
+    for point in entry_points(CONFIGS):
+        folder = config_folder(point)
+        hidden = sorted(_files(folder) & own) if folder else []
+        allowed = registry.is_allowed(point.package)
+        problem = (
+            f"there is no folder {point.value}"
+            if folder is None
+            else "not allowed by CHAINFT_PLUGINS"
+            if not allowed
+            else f"takes the place of our {', '.join(hidden)}"
+            if hidden
+            else None
+        )
+        found.append({"package": point.package, "folder": point.value, "problem": problem})
+    return found
+
+
+def _files(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.glob("**/*.yaml")}
 
 
 def _lines(facts: Facts) -> Iterator[str]:
@@ -153,12 +199,26 @@ def _lines(facts: Facts) -> Iterator[str]:
     for extra, missing in facts["extras"].items():
         state = f"missing {', '.join(missing)}: pip install 'chainft[{extra}]'" if missing else "complete"
         yield f"  {extra:<14}{_EXTRA_USES[extra]}: {state}"
-    yield f"plug-ins: {', '.join(facts['plugins']) or 'none besides our own'}"
+    yield from _plugin_lines(facts)
     allowed = os.environ.get("CHAINFT_PLUGINS")
     if allowed is not None:
         yield f"  allowed by CHAINFT_PLUGINS: {allowed or 'none'}"
     yield "config search path"
     yield from (f"  {entry}" for entry in facts["search_path"])
+
+
+def _plugin_lines(facts: Facts) -> Iterator[str]:
+    if not (facts["plugins"] or facts["config_folders"] or facts["damaged_packages"]):
+        yield "plug-ins: none besides our own"
+        return
+    yield "plug-ins"
+    for one in facts["plugins"]:
+        package = f"{one['package']} {one['version']}".rstrip()
+        yield f"  {one['kind']} {one['name']} ({package}): {'NOT usable: ' + one['problem'] if one['problem'] else 'loads'}"
+    for one in facts["config_folders"]:
+        yield f"  configs {one['folder']} ({one['package']}): {one['problem'] or 'found'}"
+    for package, reason in facts["damaged_packages"].items():
+        yield f"  package {package}: NOT readable: {reason}"
 
 
 def _weight_lines(weights: Facts) -> Iterator[str]:

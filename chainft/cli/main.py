@@ -32,6 +32,7 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb("chainft.cli.train", "fine-tune a model; -m sweeps over values"),
     "evaluate": Verb("chainft.cli.evaluate", "score a trained model on data"),
     "predict": Verb("chainft.cli.predict", "label texts with a trained model"),
+    "chat": Verb("chainft.cli.chat", "talk with a trained model: chainft chat RUN_FOLDER"),
     "join": Verb("chainft.cli.join", "serve runs with one frozen trunk as one model: chainft join NAME=RUN ..."),
     "augment": Verb("chainft.cli.augment", "make labelled training data from what there is: chainft augment task=ner"),
     "check": Verb("chainft.cli.check", "look for mistakes before training: chainft check data|chain ..."),
@@ -41,6 +42,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "cache": Verb("chainft.cli.cache", "list or remove what is kept for later runs: chainft cache ls|clear"),
     "config": Verb("chainft.cli.config", "explain settings: chainft config show [GROUP|KEY]"),
+    "new": Verb("chainft.cli.new", "write a package with a plug-in of your own: chainft new task NAME"),
     "doctor": Verb("chainft.cli.doctor", "show versions, devices, memory, weights, and what is missing"),
     "completion": Verb("chainft.cli.completion", "print the completion script for bash, zsh or fish"),
 }
@@ -174,7 +176,8 @@ def _unknown(words: list[str]) -> ConfigError:
 
 _OTHER_NAMES = {"eval": "evaluate", "test": "evaluate", "fit": "train", "finetune": "train", "infer": "predict",
                 "validate": "check", "show": "config", "env": "doctor", "info": "doctor",
-                "benchmark": "bench", "compare": "bench"}  # fmt: skip
+                "benchmark": "bench", "compare": "bench", "init": "new", "create": "new",
+                "talk": "chat", "repl": "chat"}  # fmt: skip
 """What other tools call our commands."""
 
 

@@ -34,7 +34,7 @@ FREE = (
     "train.logging_steps",
     "train.max_nonfinite_steps",
 )
-REFUSED = ("task", "model", "chain", "seed", "train.batch_size", "optimizer.name", "optimizer.options")
+REFUSED = ("task", "model", "head", "chain", "seed", "train.batch_size", "optimizer.name", "optimizer.options")
 EVALUATED = ("data", "task", "evaluation.batch_size", "train.device")
 """What `chainft evaluate` reads; every other setting would be ignored."""
 _NOT_EVALUATED = re.compile(r"task\.(tasks\.\w+\.)?name")

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from chainft import registry
 from chainft.config.ranges import Limits
-from chainft.config.run import DataConfig, TaskConfig
+from chainft.config.run import DataConfig, HeadConfig, TaskConfig
 
-PLUGIN_KINDS: Mapping[type, registry.Kind] = {TaskConfig: "task", DataConfig: "source"}
+PLUGIN_KINDS: Mapping[type, registry.Kind] = {TaskConfig: "task", DataConfig: "source", HeadConfig: "head"}
 """Config classes of which the plug-in named in `name` has the real one."""
 
 REQUIRED: Any = dataclasses.MISSING
@@ -74,6 +74,16 @@ def named_class(kind: Any) -> type | None:
     return config_class(get_args(base)[1]) if is_mapping else None
 
 
+def group_of(kind: registry.Kind) -> str:
+    """The node of the config in which a plug-in of this kind is named."""
+    return "data" if kind == "source" else kind
+
+
+def must_be_named(cls: type) -> bool:
+    """Whether a config class is that of plug-ins of which one has to be chosen."""
+    return cls in PLUGIN_KINDS and next(info for info in fields_of(cls) if info.name == "name").default is REQUIRED
+
+
 def concrete(cls: type, data: object) -> type:
     """The config class of the plug-in that `data` names, or `cls` where none applies.
 
@@ -83,8 +93,8 @@ def concrete(cls: type, data: object) -> type:
     name = data.get("name") if isinstance(data, Mapping) else None
     if kind is None or not isinstance(name, str):
         return cls
-    found = registry.find(kind, name, key=f"{'task' if kind == 'task' else 'data'}.name").config_class
-    return found if isinstance(found, type) else cls
+    found: type = registry.find(kind, name, key=f"{group_of(kind)}.name").config_class
+    return found
 
 
 def expected(kind: Any) -> str:

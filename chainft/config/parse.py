@@ -133,7 +133,7 @@ class _Reader:
     def _record(self, base: type, data: object, at: str) -> object:
         if not isinstance(data, Mapping):
             return self._wrong_type(base, data, at)
-        if base in kinds.PLUGIN_KINDS and data.get("name") is None:
+        if kinds.must_be_named(base) and data.get("name") is None:
             return self._missing(base, at)
         try:
             cls = kinds.concrete(base, data)

@@ -11,6 +11,7 @@ from typing import Any
 
 from chainft.config import kinds
 from chainft.config.cache_rules import CACHE_RULES
+from chainft.config.head_rules import HEAD_RULES
 from chainft.config.joint import JointConfig, JointDataConfig, data_parts
 from chainft.config.link_rules import LINK_RULES
 from chainft.config.no_effect import no_effect
@@ -305,6 +306,7 @@ RULES: tuple[Rule, ...] = (
     run_folder_is_given_once,
     tracker_settings_have_a_tracker,
     report_settings_have_a_report,
+    *HEAD_RULES,
     *STAGE_RULES,
     *LINK_RULES,
     *CACHE_RULES,

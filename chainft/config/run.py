@@ -100,6 +100,14 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """What turns hidden states into scores: the model's own last layer, or a plug-in. Each adds its own fields."""
+
+    name: str | None = None
+    """The head plug-in, in the place of the last layer of the model's own head; null: that layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimizer, by the name torch gives it (case ignored), or `lion`."""
 
@@ -236,6 +244,7 @@ class RunConfig:
     task: TaskConfig
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     chain: ChainConfig = field(default_factory=ChainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)

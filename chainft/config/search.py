@@ -6,17 +6,21 @@ No Hydra here, so that help and shell completion can list groups in no time.
 from __future__ import annotations
 
 import importlib.util
-import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from chainft.errors import ConfigError
+from chainft.installed import EntryPoint, entry_points
+from chainft.registry import is_allowed
 
-GROUPS = ("task", "data", "model", "chain", "optimizer", "scheduler", "tracker", "experiment", "sweep")
+GROUPS = ("task", "data", "model", "head", "chain", "optimizer", "scheduler", "tracker", "experiment", "sweep")
 """The config groups of chainft, in the order in which people meet them."""
+CONFIGS = "chainft.configs"
+"""Entry point group of folders of config files: `name = package.folder`."""
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 PRIMARY = "train"
 """The config that a run starts from: `train.yaml`."""
 
@@ -67,14 +71,13 @@ def plugin_folders() -> Mapping[str, Path]:
 
     `CHAINFT_PLUGINS`, where it is set, lists the packages of which they are taken.
     """
-    allowed = os.environ.get("CHAINFT_PLUGINS")
-    names = None if allowed is None else {name.strip() for name in allowed.split(",")}
-    folders: dict[str, Path] = {}
-    for point in entry_points(group="chainft.configs"):
-        distribution = point.dist.name if point.dist else "unknown"
-        if (names is None or distribution in names) and (folder := _package_folder(point.value)):
-            folders[point.value] = folder
-    return folders
+    found = ((point.value, config_folder(point)) for point in entry_points(CONFIGS) if is_allowed(point.package))
+    return {name: folder for name, folder in found if folder is not None}
+
+
+def config_folder(point: EntryPoint) -> Path | None:
+    """The folder that an entry point of `chainft.configs` names; None where there is no such folder."""
+    return _package_folder(point.value) if _DOTTED.fullmatch(point.value) else None
 
 
 def options(group: str, folders: list[SearchFolder] | None = None) -> list[str]:

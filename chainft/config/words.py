@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from chainft import registry
-from chainft.config import gate
+from chainft.config import gate, kinds
 from chainft.config.hydra_edge import Composer, search_path_entries
 from chainft.config.search import options
 from chainft.errors import ConfigError, did_you_mean
@@ -70,8 +70,8 @@ def _group_word(hydra: Composer, group: str, value: object, override: Override) 
         return [f"{group}={override.get_value_element_as_str()}"]
     if group == "model":
         return [f"++model.path={_quoted(str(value))}"]
-    kind = {"task": "task", "data": "source"}.get(group)
-    plugins = [plugin.name for plugin in registry.plugins("task" if kind == "task" else "source")] if kind else []
+    kind = next((kind for kind in kinds.PLUGIN_KINDS.values() if kinds.group_of(kind) == group), None)
+    plugins = [plugin.name for plugin in registry.plugins(kind)] if kind else []
     if value in plugins:
         return [f"++{group}.name={value}"]
     names = sorted({*known, *plugins})

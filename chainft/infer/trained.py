@@ -17,7 +17,9 @@ from chainft.config.joint import JointConfig
 from chainft.config.parse import dump, parse
 from chainft.config.run import ModelConfig, TaskConfig
 from chainft.errors import CheckpointError, ConfigError, ModelError, StorageError
-from chainft.models.load import load_config, load_tokenizer, load_trained
+from chainft.models.load import load_config, load_tokenizer
+from chainft.models.load_headed import load_trained
+from chainft.models.own_heads import mark_folder
 from chainft.registry import find
 from chainft.run_folder import STATE_FILE, model_folder, write_json
 from chainft.stages.chain import Chain
@@ -53,6 +55,7 @@ def save_trained(folder: Path, model: PreTrainedModel, task: Task, chain: Chain)
 
 def _save(folder: Path, model: PreTrainedModel, task: Task, *, ties: Ties, dtypes: Mapping[str, str]) -> None:
     model.save_pretrained(folder, state_dict=untied_state(model, ties))
+    mark_folder(folder)
     task.tokenizer.save_pretrained(folder)
     write_json(folder / STATE_FILE, _state_of(task) | {"ties": dict(ties), "dtypes": dict(dtypes)})
 
@@ -161,7 +164,8 @@ def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
     task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
     place = ModelConfig(path=str(folder))
     task.adapt(load_config(place))
-    task.prepare(load_tokenizer(place), max_length=int(state["max_length"]))
+    tokenizer = load_tokenizer(place, needs_offsets=task.needs_offsets)
+    task.prepare(tokenizer, max_length=int(state["max_length"]))
     return task
 
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.heads import body_prefixes, reorder_heads, set_options
+from chainft.models.own_heads import forget_head, head_name, read_marked
 from chainft.models.task_modules import attach, fill
 from chainft.models.weights import PACKAGED, Located, locate
 
@@ -52,12 +53,13 @@ class Prepared(NamedTuple):
     """Names of the labels that the model came with."""
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing or not a fast one."""
+def load_tokenizer(config: ModelConfig, *, needs_offsets: bool = True) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing, or has no character offsets
+    though they are needed."""
     place = Located(config.tokenizer) if config.tokenizer else locate(config)
     with explained(place, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.name, **place.options())
-    if not tokenizer.is_fast:
+    if needs_offsets and not tokenizer.is_fast:
         raise ModelError(
             f"the tokenizer {type(tokenizer).__name__} of {place.name!r} is a slow one, without character offsets",
             slug="slow-tokenizer",
@@ -78,6 +80,8 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 def load_config(config: ModelConfig) -> PreTrainedConfig:
     """The model's Hugging Face config, without weights."""
     place = locate(config)
+    if place.folder is not None and (marked := read_marked(place.folder)) is not None:
+        return marked
     with explained(place, "config"):
         loaded: PreTrainedConfig = AutoConfig.from_pretrained(place.name, **place.options())
     return loaded
@@ -116,12 +120,21 @@ def load_model(config: ModelConfig, task: Task, *, seed: int) -> LoadedModel:
     auto, place, architecture, old_labels = prepared
     torch.manual_seed(seed)
     if not config.pretrained:
+        forget_head(architecture)
         with explained(place, "model"):
             model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
-        return _with_modules(LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ()), task)
+        return with_modules(LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ()), task)
     if config.head == "new":
-        return _with_modules(_with_new_head(auto, place, architecture), task)
-    return _with_modules(_from_weights(auto, place, architecture, old_labels), task, prepared)
+        forget_head(architecture)
+        return with_modules(_with_new_head(auto, place, architecture), task)
+    if (name := head_name(architecture)) is not None:
+        raise ModelError(
+            f"{config.path!r} brings the head {name!r}, a plug-in",
+            slug="wrong-head",
+            key="model.path",
+            help=f"keep it by head={name} with the settings it was trained with, or start with a new head by model.head=new",
+        )
+    return with_modules(_from_weights(auto, place, architecture, old_labels), task, prepared)
 
 
 def prepare(config: ModelConfig, task: Task) -> Prepared:
@@ -152,7 +165,7 @@ def load_body(config: ModelConfig, task: Task) -> LoadedModel:
             auto: Any = transformers.AutoModel
             model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32, **options)
         return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
-    loaded, mismatched = _read(transformers.AutoModel, place, architecture, **options)
+    loaded, mismatched = read_weights(transformers.AutoModel, place, architecture, **options)
     if absent := [*loaded.new, *mismatched]:
         raise _misfit(place, loaded.model, absent)
     return loaded
@@ -173,27 +186,7 @@ def body_options(architecture: PreTrainedConfig) -> dict[str, Any]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
-def load_trained(folder: str, task: Task) -> PreTrainedModel:
-    """A model as a run saved it: every tensor must be there and fit. Raises ModelError."""
-    loaded = load_model(ModelConfig(path=folder), task, seed=0)
-    if loaded.new:
-        raise ModelError(
-            f"the model folder {folder!r} lacks {_some(loaded.new)}",
-            slug="missing-tensors",
-            where=folder,
-            help="the folder is damaged or not one that chainft trained for this task",
-        )
-    if loaded.unused:
-        raise ModelError(
-            f"the model folder {folder!r} has {_some(loaded.unused)}, for which the task has no use as it is set",
-            slug="unused-tensors",
-            where=folder,
-            help="leave the settings of task that change the model, such as task.crf, as they were in training",
-        )
-    return loaded.model
-
-
-def _with_modules(loaded: LoadedModel, task: Task, prepared: Prepared | None = None) -> LoadedModel:
+def with_modules(loaded: LoadedModel, task: Task, prepared: Prepared | None = None) -> LoadedModel:
     """The model with the task's own modules, filled from the weights that `prepared` found."""
     modules = task.modules()
     attach(loaded.model, modules)
@@ -214,7 +207,7 @@ def _with_modules(loaded: LoadedModel, task: Task, prepared: Prepared | None = N
 def _from_weights(
     auto: Any, place: Located, architecture: PreTrainedConfig, old_labels: tuple[str, ...]
 ) -> LoadedModel:
-    loaded, mismatched = _read(auto, place, architecture)
+    loaded, mismatched = read_weights(auto, place, architecture)
     fit_head(loaded.model, place, old_labels, has_head=not loaded.new, mismatched=mismatched)
     return loaded
 
@@ -222,7 +215,7 @@ def _from_weights(
 def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) -> LoadedModel:
     """The body from the weights, everything else drawn anew."""
     model = auto.from_config(architecture, trust_remote_code=False, dtype=torch.float32)
-    loaded, _ = _read(auto, place, architecture)
+    loaded, _ = read_weights(auto, place, architecture)
     prefixes = body_prefixes(model)
     body = {name: value for name, value in loaded.model.state_dict().items() if name.startswith(prefixes)}
     model.load_state_dict(body, strict=False)
@@ -230,7 +223,9 @@ def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) ->
     return LoadedModel(model, new, loaded.unused)
 
 
-def _read(auto: Any, place: Located, architecture: PreTrainedConfig, **options: Any) -> tuple[LoadedModel, list[str]]:
+def read_weights(
+    auto: Any, place: Located, architecture: PreTrainedConfig, **options: Any
+) -> tuple[LoadedModel, list[str]]:
     """The model as transformers reads it, and the names of tensors of another shape."""
     with explained(place, "model"), _without_report():
         model, facts = auto.from_pretrained(
@@ -246,9 +241,31 @@ def _read(auto: Any, place: Located, architecture: PreTrainedConfig, **options: 
     if place.gguf_file:
         _forget_quantization(model)
     mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in facts["mismatched_keys"])
-    new, unused = tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"]))
-    check_body(model, [*new, *mismatched], place)
-    return LoadedModel(model, new, unused), mismatched
+    loaded = LoadedModel(model, tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"])))
+    if _calls_its_body_otherwise(loaded, architecture):
+        loaded = _with_body_of(loaded, read_weights(transformers.AutoModel, place, architecture)[0])
+    check_body(model, [*loaded.new, *mismatched], place)
+    return loaded, mismatched
+
+
+def _calls_its_body_otherwise(loaded: LoadedModel, architecture: PreTrainedConfig) -> bool:
+    """Whether the weights are of a language model whose body has another name than here, so that none of it was read:
+    `LlamaForQuestionAnswering` and its kin (huggingface/transformers#30381; goes when they are read there).
+    """
+    writers: Any = transformers.AutoModelForCausalLM._model_mapping
+    if type(architecture) not in writers or not loaded.new:
+        return False
+    theirs, own = writers[type(architecture)].base_model_prefix, loaded.model.base_model_prefix
+    named = [name for name in loaded.unused if name.startswith(f"{theirs}.")]
+    return theirs != own and bool(named) and any(name.startswith(f"{own}.") for name in loaded.new)
+
+
+def _with_body_of(loaded: LoadedModel, body: LoadedModel) -> LoadedModel:
+    """The model with the weights of a body; all else is new."""
+    own: Any = loaded.model.base_model
+    own.load_state_dict(body.model.state_dict())
+    new = tuple(name for name in loaded.new if not name.startswith(f"{loaded.model.base_model_prefix}."))
+    return LoadedModel(loaded.model, new, body.unused)
 
 
 def check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
@@ -336,7 +353,7 @@ def explained(place: Located, what: str) -> Iterator[None]:
     """Turn what transformers raises for absent or damaged files into a ModelError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = place.folder is None
         raise ModelError(

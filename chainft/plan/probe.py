@@ -14,10 +14,11 @@ from chainft.config.run import RunConfig
 from chainft.data.batching import Batch
 from chainft.errors import ConfigError
 from chainft.models.load import prepare
+from chainft.models.own_heads import forget_head, put_head
 from chainft.models.task_modules import attach
 from chainft.plan.trace import Ghostly
 from chainft.stages.links_load import architecture_of, linked_skeleton, read_tokenizer
-from chainft.stages.skeleton import skeleton
+from chainft.stages.skeleton import fill_with_ghosts, skeleton
 from chainft.stages.trunk import JointModel
 from chainft.stages.trunk_load import check_joint
 from chainft.tasks._joint_rows import joint_row
@@ -31,7 +32,7 @@ def new_task(config: RunConfig, num_labels: int) -> Task:
     """The task with its tokenizer and placeholders for its labels, where it has any. Raises ChainftError."""
     settings = _without_names(config.task)
     task: Task = registry.find("task", settings.name, key="task.name")(settings)
-    tokenizer, max_length = read_tokenizer(config)
+    tokenizer, max_length = read_tokenizer(config, needs_offsets=task.needs_offsets)
     task.adapt(architecture_of(config))
     for one in (*task.tasks.values(), task):
         if has_labels(one) and not one.tasks:
@@ -66,7 +67,12 @@ def new_skeleton(config: RunConfig, task: Task) -> Any:
 
 def _one_head(config: RunConfig, task: Task) -> PreTrainedModel:
     auto, _, architecture, _ = prepare(config.model, task)
+    forget_head(architecture)
     model = skeleton(auto, architecture)
+    if config.head.name is not None:
+        put_head(model, config.head)
+        fill_with_ghosts(model)
+        model.train(False)
     attach(model, task.modules())
     return model
 
@@ -77,7 +83,8 @@ def checked_length(config: RunConfig, task: Task, length: int | None) -> int:
         return task.max_length
     model = dataclasses.replace(config.model, max_length=length)
     try:
-        return read_tokenizer(dataclasses.replace(config, model=model))[1]
+        asked = dataclasses.replace(config, model=model)
+        return read_tokenizer(asked, needs_offsets=task.needs_offsets)[1]
     except ConfigError as error:
         first = error.problems[0]
         raise ConfigError(f"--length {length}: {first.message}", slug=first.slug, where="--length") from error

@@ -35,10 +35,11 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _model_line(model: Mapping[str, Any]) -> str:
     total, trainable = model["parameters"], model["trainable"]
+    head = f", head {model['head']}" if model.get("head") else ""
     trained = "all trained" if total == trainable else f"{trainable:,} trained ({number(trainable / total)})"
     fresh = dict.fromkeys(name.rpartition(".")[0] or name for name in model.get("new") or ())
     new = f", new: {', '.join(fresh)}" if fresh else ""
-    return f"{model['path']} ({model['class']}), {total:,} parameters, {trained}; at most {model['max_length']} tokens{new}"
+    return f"{model['path']} ({model['class']}{head}), {total:,} parameters, {trained}; at most {model['max_length']} tokens{new}"
 
 
 def stage_line(stage: Mapping[str, Any]) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from chainft.config.run import ModelConfig
 from chainft.errors import ModelError
+from chainft.models.load import load_config
 from chainft.run_folder import model_folder, saved_ties
 from chainft.stages.parts import Part
 
@@ -26,7 +28,7 @@ def take_weights(part: Part, run: str, model: PreTrainedModel, *, repeats: bool)
     """
     key = f"{part.key}.from"
     folder = model_folder(Path(run))
-    theirs = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    theirs = load_config(ModelConfig(path=str(folder)))
     saved = _read(folder, part.parameters, key)
     problems = list(_other_depth(folder, theirs, model, repeats=repeats))
     chosen: dict[str, Tensor] = {}

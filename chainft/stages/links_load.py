@@ -54,7 +54,7 @@ def architecture_of(config: RunConfig) -> PreTrainedConfig:
         return load_config(model)
 
 
-def read_tokenizer(config: RunConfig) -> tuple[PreTrainedTokenizerBase, int]:
+def read_tokenizer(config: RunConfig, *, needs_offsets: bool = True) -> tuple[PreTrainedTokenizerBase, int]:
     """The tokenizer of the run and the most tokens of a sequence, which every stage must be able to read.
 
     Raises ModelError where the models of linked stages have different vocabularies, unless `model.tokenizer` is given.
@@ -62,12 +62,13 @@ def read_tokenizer(config: RunConfig) -> tuple[PreTrainedTokenizerBase, int]:
     models = stage_models(config)
     first = next(iter(models))
     with blaming(first, config.chain):
-        tokenizer = load_tokenizer(models[first])
+        tokenizer = load_tokenizer(models[first], needs_offsets=needs_offsets)
     lengths = []
     for name, model in models.items():
         with blaming(name, config.chain):
             if model != models[first] and not model.tokenizer:
-                _check_same_words(tokenizer, models[first].path, load_tokenizer(model), model.path)
+                other = load_tokenizer(model, needs_offsets=needs_offsets)
+                _check_same_words(tokenizer, models[first].path, other, model.path)
             lengths.append(max_length_of(model, load_config(model), tokenizer))
     return tokenizer, min(lengths)
 

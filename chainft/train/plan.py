@@ -26,6 +26,7 @@ def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: P
             "path": ", ".join(dict.fromkeys(one.path for one in stage_models(config).values())),
             "class": type(model).__name__,
             "heads": list(prepared.task.tasks),
+            "head": config.head.name,
             "parameters": sum(p.numel() for p in model.parameters()),
             "trainable": sum(p.numel() for p in model.parameters() if prepared.chain.trains(p)),
             "new": list(prepared.loaded.new),

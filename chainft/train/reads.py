@@ -58,22 +58,33 @@ def find_reads(packing: Packing, task: Task, store: FeatureStore, *, answers: bo
     if not len(store):
         return None
     batch = _probe_batch(task, store)
-    pad = packing.gates.model.config.get_text_config().pad_token_id
     rules: dict[str, Rule] = {}
     for name in batch.shares or ("",):
         part = replace(batch, shares={name: batch.shares[name]}) if name else batch
-        candidates: list[Rule] = [_first, partial(_last, pad_token_id=pad)]
-        candidates += [] if answers else _by_target(task.tasks.get(name, task))
-        chosen = (one for one in candidates if _holds(Reads({name: one}), packing, task, part, answers=answers))
-        rule: Rule | None = next(chosen, None)
+        rule = _rule(name, packing, task, part, answers=answers)
         if rule is not None:
             rules[name] = rule
     return Reads(rules) if rules and packing.queries is not None else None
 
 
+def _rule(name: str, packing: Packing, task: Task, batch: Batch, *, answers: bool) -> Rule | None:
+    """The rule with fewest tokens. Of targets those with any that holds: two that are the same for known tags may not
+    be for others."""
+
+    def holds(rule: Rule) -> bool:
+        return _holds(Reads({name: rule}), packing, task, batch, answers=answers)
+
+    pad = packing.gates.model.config.get_text_config().pad_token_id
+    for one in (_first, partial(_last, pad_token_id=pad)):
+        if holds(one):
+            return one
+    found = [] if answers else [one for one in _by_target(task.tasks.get(name, task)) if holds(one)]
+    return (lambda batch: np.logical_or.reduce([one(batch) for one in found])) if found else None
+
+
 def _by_target(task: Task) -> Iterator[Rule]:
     for name, column in task.features.items():
-        if column.axis == "tokens" and not column.model_input and isinstance(column.pad, int):
+        if column.axis is not None and not column.model_input and isinstance(column.pad, int):
             yield _with_value(name, column.pad)
 
 
@@ -95,9 +106,11 @@ def _last(batch: Batch, pad_token_id: int | None) -> np.ndarray:
 
 def _with_value(name: str, pad: int) -> Rule:
     def rule(batch: Batch) -> np.ndarray:
-        if name not in batch.targets:
-            return _inside(batch)
-        read: np.ndarray = batch.targets[name].cpu().numpy() != pad
+        inside = _inside(batch)
+        target = batch.targets.get(name)
+        if target is None or target.shape != inside.shape:
+            return inside
+        read: np.ndarray = target.cpu().numpy() != pad
         return read
 
     return rule

@@ -13,7 +13,8 @@ from torch import Tensor
 from chainft.config.chain import AuxiliaryConfig, ShareConfig, StageConfig
 from chainft.config.run import ModelConfig
 from chainft.errors import ModelError
-from chainft.models.load import load_model, load_trained
+from chainft.models.load import load_model
+from chainft.models.load_headed import load_trained
 from chainft.stages.links import LinkedModel
 from chainft.tasks.base import Labels
 from chainft.tasks.ner import Ner

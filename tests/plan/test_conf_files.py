@@ -17,7 +17,9 @@ from chainft.train.optimizer import build_optimizer, check_optimizer
 
 FILES = sorted(file.relative_to(own_folder()).with_suffix("").as_posix() for file in own_folder().glob("*/*.yaml"))
 WITH_THEIR_OWN_MODEL = ("model", "chain", "experiment")
-PLACES = {name: f"data.train=x.{name}" for name in ("conll", "csv", "jsonl", "parquet")} | {"hub": "data.path=x"}
+PLACES = {name: f"data.train=x.{name}" for name in ("conll", "csv", "jsonl", "parquet", "squad")} | {
+    "hub": "data.path=x"
+}
 """What a source needs beside its file."""
 
 
@@ -34,7 +36,8 @@ def words_of(file: str, models: dict[str, Path]) -> list[str]:
         return ["data=joint", "task=joint", f"model={models['ner']}", *names]
     words = [f"{group}={name}"] + ([] if group in ("task", "experiment") else [f"task={task}"])
     if group not in WITH_THEIR_OWN_MODEL:
-        words.append(f"model={models.get(task, models['ner'])}")
+        kind = "generate" if registry.find("task", task, key="task.name").default_model == "smollm2" else "ner"
+        words.append(f"model={models[kind]}")
     if group == "data" and name in PLACES:
         words.append(PLACES[name])
     if file == "data/parallel":

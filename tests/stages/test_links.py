@@ -18,7 +18,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, BertCon
 from chainft.config.chain import AuxiliaryConfig, ChainConfig, ShareConfig, StageConfig
 from chainft.config.run import DataConfig, ModelConfig, RunConfig
 from chainft.errors import ChainftError, ConfigError, ModelError
-from chainft.models.load import load_trained
+from chainft.models.load_headed import load_trained
 from chainft.stages.chain import Chain, build_chain
 from chainft.stages.exits import sureness
 from chainft.stages.links import LinkedModel, ScalarMix, stage_of

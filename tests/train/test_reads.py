@@ -149,6 +149,18 @@ def test_taggers_read_tokens_with_a_tag(train: Train, ner_files: list[str]) -> N
     assert (read == (batch.targets["labels"].numpy() != -100)).all()
 
 
+def test_writers_read_the_tokens_before_those_of_the_answer(train: Train, tiny_decoder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"anna met {word}", "response": f"{word} met anna"} for word in WORDS * 2]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["task=generate", "data=jsonl", f"model={tiny_decoder}", f"data.train={tmp_path / 'pairs.jsonl'}"]
+    words += ["data.validation=null", "data.test=null", "task.max_new_tokens=4", "train.max_steps=2"]
+    found = train(*words)
+    batch, read = read_of(found)
+    assert (read == (batch.targets["labels"].numpy() != -100)).all() and not read.all()
+    plain = train(*words, "train.padding_free=false", name="plain")
+    assert found["losses"] == pytest.approx(plain["losses"], abs=1e-5)
+
+
 def test_several_heads_read_what_each_reads(train: Train, texts: list[str], ner_files: list[str]) -> None:
     files = [word.replace("data.", "data.tasks.mood.") for word in texts]
     files += [word.replace("data.", "data.tasks.names.") for word in ner_files[1:]]

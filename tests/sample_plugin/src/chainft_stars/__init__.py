@@ -1,0 +1,1 @@
+"""Star ratings of texts, for chainft."""

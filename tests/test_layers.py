@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,12 +93,14 @@ def _layer(name: str) -> int:
     return next(number for number, layer in enumerate(LAYERS) if top in layer)
 
 
+@cache
 def _modules() -> set[str]:
     return {one.importer for one in IMPORTS} | {
         file.relative_to(PACKAGE).with_suffix("").as_posix() for file in PACKAGE.rglob("*.py")
     }
 
 
+@cache
 def _ours(target: str) -> str | None:
     """The module of the package that an import names, as a path."""
     parts = target.split(".")

@@ -107,12 +107,17 @@ def _bare(values: Mapping[str, Any]) -> Example:
 
 
 def _origin(augmentation: Augmentation, made: Made) -> dict[str, Any]:
-    source = {} if made.source is None else {"source": asdict(made.source.origin)}
+    source = {} if made.source is None else {"source": _place(made.source)}
     return {"method": augmentation.config.name, **source, **made.facts}
 
 
 def _original(example: Example) -> dict[str, Any]:
-    return {"method": "original", "source": asdict(example.origin)}
+    return {"method": "original", "source": _place(example)}
+
+
+def _place(example: Example) -> dict[str, Any]:
+    """File, line and what else is known of where the example stands."""
+    return {name: value for name, value in asdict(example.origin).items() if value is not None}
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -61,8 +61,6 @@ def run(arguments: list[str]) -> int:
 
 def _parted(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The settings of the augmentation, and the words that are for task and data."""
-    import yaml
-
     mine: dict[str, Any] = {}
     others: list[str] = []
     for word in words:
@@ -73,7 +71,7 @@ def _parted(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 raise ConfigError(f"{word!r} is no setting", slug="bad-word", where=word, help="such as augment=mix")
             if name in mine:
                 raise ConfigError(f"{key} is given twice", slug="given-twice", where=word, key=key)
-            mine[name] = yaml.safe_load(text)
+            mine[name] = None if text == "null" else text  # `parse` reads numbers where they are wanted.
         else:
             others.append(word)
     return mine, others

@@ -18,7 +18,7 @@ import numpy as np
 
 from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
-from chainft.errors import ConfigError, DataError, Problem
+from chainft.errors import ConfigError, Problem
 from chainft.metrics.base import make_metrics
 from chainft.tasks._qa_baselines import guessers
 from chainft.tasks._qa_config import QaConfig
@@ -39,8 +39,8 @@ from chainft.tasks.base import (
 )
 from chainft.text.answers import answers_of, find_answers
 from chainft.text.best_answers import Raw, best_threshold, join, null_score, predicted
-from chainft.text.inputs import checked_text, take, text_example, text_problems
 from chainft.text.passages import Passages, Role, targets
+from chainft.text.questions import CONTEXT, QUESTION, SAMPLE, given_problems, read_question
 from chainft.text.same_answers import Units, best_of
 from chainft.text.scripts import is_spaceless
 
@@ -53,10 +53,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 LEAST_CANDIDATES = 20
 """So many stretches of each window compete, or more where more answers are wanted (20 in BERT's run_squad.py)."""
-_GIVEN = ("question", "context")
 ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
 _NONE = "(no answer)"
-_SAMPLE = {"question": "Where did Ada Lovelace live?", "context": "Ada Lovelace was born in 1815 and lived in London."}
 
 
 class Qa(Task):
@@ -64,8 +62,8 @@ class Qa(Task):
 
     config_class: ClassVar[type[TaskConfig]] = QaConfig
     fields: ClassVar[tuple[Field, ...]] = (
-        Field("question", "text", aliases=("query",)),
-        Field("context", "text", aliases=("passage", "paragraph")),
+        QUESTION,
+        CONTEXT,
         Field("answers", "value", aliases=("answer",), gold=True),
         Field("answer_start", "value", required=False, gold=True),
     )
@@ -84,7 +82,7 @@ class Qa(Task):
     about: ClassVar[About] = About(
         title="Question answering",
         purpose="finds the answers to questions in texts",
-        sample=json.dumps(_SAMPLE),
+        sample=json.dumps(SAMPLE),
         limit="It quotes the given text and nothing else: what the text gets wrong, or does not say, it cannot know.",
     )
     tuned_fields: ClassVar[tuple[str, ...]] = ("null_threshold",)
@@ -100,17 +98,15 @@ class Qa(Task):
     # Data ---------------------------------------------------------------------------------------
 
     def validate(self, example: Example) -> Iterator[Problem]:
-        values, where = example.values, example.where()
-        wrong = [one for name in _GIVEN for one in text_problems(values[name], name, where)]
-        if not wrong:
-            wrong = [_empty(name, where) for name in _GIVEN if not values[name].strip()]
-        if not wrong:
-            found = find_answers(example)
-            wrong = found.problems
-            if not (wrong or found.answers) and self.config.unanswerable is False:
-                help = "task.unanswerable=auto learns from such questions that there is no answer"
-                wrong = [Problem("no-answer", "the question has no answer", where, "task.unanswerable", help)]
-        yield from wrong
+        where = example.where()
+        if wrong := list(given_problems(example.values, where)):
+            yield from wrong
+            return
+        found = find_answers(example)
+        yield from found.problems
+        if self.config.unanswerable is False and not (found.problems or found.answers):
+            help = "task.unanswerable=auto learns from such questions that there is no answer"
+            yield Problem("no-answer", "the question has no answer", where, "task.unanswerable", help)
 
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
         """There are none; how many questions of training have an answer tells whether the model may say that none is."""
@@ -214,14 +210,7 @@ class Qa(Task):
 
     def read_input(self, value: str | Mapping[str, Any], *, where: str) -> Example:
         """An object with `question` and `context`, or such an object as a line of JSON."""
-        values = _object(value, where) if isinstance(value, str) else value
-        texts = {}
-        for field in self.fields[: len(_GIVEN)]:
-            given = take(values, (field.name, *field.aliases), where=where)
-            texts[field.name] = checked_text(given, field.name, where=where)
-        if empty := [_empty(name, where) for name, text in texts.items() if not text.strip()]:
-            raise DataError.of(empty)
-        return text_example(texts, where)
+        return read_question(value, where=where)
 
     # Scores -------------------------------------------------------------------------------------
 
@@ -287,25 +276,6 @@ def _is(role: Role, batch: Batch) -> Tensor:
     """(B, L) which tokens have a role."""
     found: Tensor = (batch.targets["roles"] & int(role)) > 0
     return found
-
-
-def _empty(name: str, where: str) -> Problem:
-    return Problem(f"empty-{name}", f"the {name} is empty", where, help="write it, or leave the row out")
-
-
-def _object(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(line) if line.lstrip().startswith("{") else None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not a JSON object: {error}", slug="bad-json", where=where) from error
-    if isinstance(value, dict):
-        return value
-    raise DataError(
-        "a line of text is not enough: a question needs the context in which its answer is to be found",
-        slug="no-context",
-        where=where,
-        help=f"give a JSON object: {json.dumps(_SAMPLE)}",
-    )
 
 
 PLUGIN = Qa

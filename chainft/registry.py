@@ -23,7 +23,7 @@ from chainft.errors import ConfigError, SecurityError, did_you_mean
 from chainft.installed import damaged, entry_points
 from chainft.plugin_checks import class_problems, version_problem
 
-Kind = Literal["task", "source", "metric", "head"]
+Kind = Literal["task", "source", "metric", "head", "augmentation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN = "chainft"
 """The package whose plug-ins are ours."""
@@ -32,6 +32,7 @@ PACKAGES: dict[Kind, str] = {
     "source": "chainft.data.sources",
     "metric": "chainft.metrics",
     "head": "chainft.heads",
+    "augmentation": "chainft.augmentations",
 }
 """Where our own plug-ins of a kind are; `base` there has the class that all of them extend."""
 GROUPS: dict[Kind, str] = {
@@ -39,8 +40,11 @@ GROUPS: dict[Kind, str] = {
     "source": "chainft.sources",
     "metric": "chainft.metrics",
     "head": "chainft.heads",
+    "augmentation": "chainft.augmentations",
 }
 """Entry point groups."""
+_ARGUMENTS: dict[Kind, int] = {"metric": 0, "augmentation": 2}
+"""With how much a plug-in is made; others with their settings alone."""
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NAME = re.compile(r"[A-Za-z]\w*")
 
@@ -76,7 +80,7 @@ class Plugin:
             raise self._broken(problem, help=f"upgrade {self.distribution!r} or chainft")
         found = self._imported()
         interface = _import(f"{PACKAGES[self.kind]}.base:{self.kind.capitalize()}")
-        if problems := class_problems(found, interface, arguments=0 if self.kind == "metric" else 1):
+        if problems := class_problems(found, interface, arguments=_ARGUMENTS.get(self.kind, 1)):
             raise self._broken("; ".join(problems))
         return found
 

@@ -23,7 +23,7 @@ LAYERS = (
     {"stages"},
     {"plan"},
     {"train", "infer", "report"},
-    {"bench"},
+    {"bench", "augmentations"},
     {"cli"},
     {"__main__"},
 )
@@ -38,6 +38,7 @@ LIGHT = (
     "metrics",
     "heads",
     "text",
+    "augmentations",
     "data/sources",
     "data/example",
     "bench/mirror",

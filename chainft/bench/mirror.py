@@ -27,6 +27,9 @@ SCHEDULES: Mapping[str, str] = {
 """`scheduler.name` -> `lr_scheduler_type` of the same curve."""
 ONLY: Mapping[str, Any] = {
     "task.multi_label": False,
+    "task.regression": False,
+    "task.temperature": None,
+    "task.reject": None,
     "task.class_weights": None,
     "task.label_smoothing": 0.0,
     "task.decoding": None,

@@ -184,6 +184,8 @@ def _flags(verb: str) -> list[str]:
         from chainft.cli.train import FLAGS as flags
     elif verb == "cache":
         from chainft.cli.cache import FLAGS as flags
+    elif verb == "chat":
+        from chainft.cli.chat import FLAGS as flags
     elif verb == "new":
         from chainft.cli.new import FLAGS as flags
     elif verb == "bench":

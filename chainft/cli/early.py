@@ -50,4 +50,4 @@ def _check_data(data: DataConfig, task: Task) -> None:
     for split in SPLITS if source.reads_files else ():
         files = getattr(data, split)
         for file in (files,) if isinstance(files, str) else files or ():
-            find_file(file, key=source.key_of(file))
+            find_file(source.file_of(file), key=source.key_of(file))

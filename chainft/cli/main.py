@@ -32,7 +32,9 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb("chainft.cli.train", "fine-tune a model; -m sweeps over values"),
     "evaluate": Verb("chainft.cli.evaluate", "score a trained model on data"),
     "predict": Verb("chainft.cli.predict", "label texts with a trained model"),
+    "chat": Verb("chainft.cli.chat", "talk with a trained model: chainft chat RUN_FOLDER"),
     "join": Verb("chainft.cli.join", "serve runs with one frozen trunk as one model: chainft join NAME=RUN ..."),
+    "augment": Verb("chainft.cli.augment", "make labelled training data from what there is: chainft augment task=ner"),
     "check": Verb("chainft.cli.check", "look for mistakes before training: chainft check data|chain ..."),
     "plan": Verb("chainft.cli.plan", "foresee memory and work of each stage, without weights: chainft plan task=ner"),
     "bench": Verb(
@@ -174,7 +176,8 @@ def _unknown(words: list[str]) -> ConfigError:
 
 _OTHER_NAMES = {"eval": "evaluate", "test": "evaluate", "fit": "train", "finetune": "train", "infer": "predict",
                 "validate": "check", "show": "config", "env": "doctor", "info": "doctor",
-                "benchmark": "bench", "compare": "bench", "init": "new", "create": "new"}  # fmt: skip
+                "benchmark": "bench", "compare": "bench", "init": "new", "create": "new",
+                "talk": "chat", "repl": "chat"}  # fmt: skip
 """What other tools call our commands."""
 
 

@@ -101,7 +101,7 @@ def _source(options: argparse.Namespace) -> Source:
         return Source(str(options.file), _file_lines(options.file), form)
     if sys.stdin.isatty():
         sys.stderr.write("type a text and press Enter; Ctrl-D ends\n")
-    lines = _decoded(sys.stdin.buffer, "standard input")
+    lines = decoded(sys.stdin.buffer, "standard input")
     return Source("standard input", lines, options.format or "lines", sys.stdin.isatty())
 
 
@@ -115,14 +115,14 @@ def _file_lines(path: Path) -> Iterator[str]:
 def _decoded_file(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as stream:
-            yield from _decoded(stream, str(path))
+            yield from decoded(stream, str(path))
     except PermissionError as error:
         raise DataError(
             f"cannot read {str(path)!r}: {error.strerror}", slug="no-file", where=f"--file {path}"
         ) from error
 
 
-def _decoded(stream: Iterable[bytes], name: str) -> Iterator[str]:
+def decoded(stream: Iterable[bytes], name: str) -> Iterator[str]:
     """Lines of UTF-8; a byte-order mark is dropped. Raises DataError with line and byte of what is not UTF-8."""
     for number, line in enumerate(stream, start=1):
         raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line

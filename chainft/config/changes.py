@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chainft.config.anchor import anchored
+from chainft.config.joint import JointConfig
 from chainft.config.parse import dump
 from chainft.config.run import RunConfig
 from chainft.errors import ConfigError, Problem
@@ -36,8 +37,10 @@ FREE = (
 REFUSED = ("task", "model", "head", "chain", "seed", "train.batch_size", "optimizer.name", "optimizer.options")
 EVALUATED = ("data", "task", "evaluation.batch_size", "train.device")
 """What `chainft evaluate` reads; every other setting would be ignored."""
-_NOT_EVALUATED = re.compile(r"task\.(tasks\.\w+\.)?name|task\.(sampling|temperature)")
-"""Settings among these that are for training alone: another kind of task, and what is drawn how often."""
+_NOT_EVALUATED = re.compile(r"task\.(tasks\.\w+\.)?name")
+"""Settings among these that are for training alone: another kind of task,"""
+_SAMPLING = ("task.sampling", "task.temperature")
+"""and of several tasks which are drawn how often."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,9 @@ def check_evaluated(old: RunConfig, new: RunConfig) -> None:
             help=f"'chainft evaluate' reads {', '.join(EVALUATED)}; to train with it, start a new run",
         )
         for change in changes(old, new)
-        if not _under(change.key, EVALUATED) or _NOT_EVALUATED.fullmatch(change.key)
+        if not _under(change.key, EVALUATED)
+        or _NOT_EVALUATED.fullmatch(change.key)
+        or (isinstance(new.task, JointConfig) and change.key in _SAMPLING)
     ]
     if problems:
         raise ConfigError.of(problems)

@@ -132,7 +132,7 @@ def _foreseen_groups(hydra: Composer, parsed: Sequence[Override]) -> list[str]:
     found = [] if {"model", "model.path"} & values.keys() else [f"model={default}"]
     if isinstance(task, str) and not several and not {"data", "data.name"} & values.keys():
         nodes = {
-            "task": {"multi_label": values.get("task.multi_label")},
+            "task": {key.removeprefix("task."): value for key, value in values.items() if key.startswith("task.")},
             "data": {split: values.get(f"data.{split}") for split in SPLITS},
         }
         found += _default_data(nodes, {"task": task}, options("data", list(hydra.state.folders)))

@@ -155,8 +155,9 @@ class TrainConfig:
     micro_batch_tokens: Count | None = None
     """Most tokens, padding included, in one forward pass; changes speed and memory, not the result."""
     padding_free: Literal["auto"] | bool = "auto"
-    """Run the texts of a batch end to end instead of padded to the longest; the result is the same up to rounding and
-    the draws of dropout. auto: on the CPU, where the model's attention allows it."""
+    """Run the texts of a batch end to end instead of padded to the longest, and the last block for those tokens alone
+    whose output is read; the result is the same up to rounding and the draws of dropout. auto: on the CPU, where the
+    model's attention allows it."""
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient to this norm; null: do not clip."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"

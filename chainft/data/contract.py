@@ -191,7 +191,7 @@ def _matching(
 def _place(pattern: re.Pattern[str], row: Example) -> str:
     if row.lines is not None:
         for value in row.values.values():
-            item = next((number for number, word in enumerate(value) if pattern.search(word)), None)
+            item = next((number for number, one in enumerate(value) if pattern.search(_text(one))), None)
             if item is not None and isinstance(value, list):
                 return row.where(item)
     return row.where()
@@ -249,7 +249,7 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return " ".join(value)
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _folded(key: Key) -> Key:

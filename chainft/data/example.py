@@ -16,10 +16,20 @@ class Origin:
 
     file: str
     line: int
+    """0: no line can be told."""
     unit: Literal["line", "row"] = "line"
+    part: str | None = None
+    """Where inside of a document, for formats whose lines say little: `article 'Oslo', paragraph 2, question 'q7'`."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.unit == "line" else f"{self.file}, row {self.line}"
+        place = (
+            f"{self.file}, row {self.line}"
+            if self.unit == "row"
+            else f"{self.file}:{self.line}"
+            if self.line
+            else self.file
+        )
+        return place if self.part is None else f"{place}, {self.part}"
 
 
 @dataclass(frozen=True, slots=True)

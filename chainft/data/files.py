@@ -102,7 +102,7 @@ def open_bytes(file: str, *, key: str | None = None) -> Iterator[BinaryIO]:
         if path.suffix.lower() != ".gz":
             yield packed
             return
-        capped = _Capped(gzip.GzipFile(fileobj=packed), file, path.stat().st_size)
+        capped = Capped(gzip.GzipFile(fileobj=packed), file, path.stat().st_size)
         try:
             yield io.BufferedReader(capped, buffer_size=1 << 16)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -115,12 +115,17 @@ def read_lines(file: str, *, encoding: str = "utf-8", key: str | None = None) ->
     >>> [line.text for line in read_lines("pkg://chainft.starter/ner/train.conll")][0] != ""
     True
     """
-    codec = _codec(encoding)
     with open_bytes(file, key=key) as data:
-        if _ends_lines_as_ascii(codec):
-            yield from _byte_lines(data, file, codec, key)
-        else:
-            yield from _decoded_lines(data, file, codec, key)
+        yield from decode_lines(data, file, encoding=encoding, key=key)
+
+
+def decode_lines(data: BinaryIO, file: str, *, encoding: str = "utf-8", key: str | None = None) -> Iterator[Line]:
+    """All lines of a text that is read from `data`; `file` only names it in messages. Raises what `read_lines` raises."""
+    codec = _codec(encoding)
+    if _ends_lines_as_ascii(codec):
+        yield from _byte_lines(data, file, codec, key)
+    else:
+        yield from _decoded_lines(data, file, codec, key)
 
 
 def suffix_of(file: str) -> str:
@@ -311,10 +316,10 @@ def _too_long(file: str, number: int, key: str | None) -> DataError:
     )
 
 
-class _Capped(io.RawIOBase):
-    """Unpacked bytes, up to a sane multiple of the packed ones."""
+class Capped(io.RawIOBase):
+    """Unpacked bytes of `inner`, up to a sane multiple of the `packed` ones. Raises SecurityError beyond it."""
 
-    def __init__(self, inner: gzip.GzipFile, file: str, packed: int) -> None:
+    def __init__(self, inner: io.BufferedIOBase, file: str, packed: int) -> None:
         self.inner = inner
         self.file = file
         self.left = max(FREE_UNPACKED_BYTES, packed * MAX_UNPACKED_RATIO)

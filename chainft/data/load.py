@@ -62,6 +62,7 @@ def load_splits(config: DataConfig, task: Task, *, trains: bool = True) -> Split
     reader.stop_on_problems()
     if config.train is not None:
         splits = _with_cuts(splits, config, task)
+    splits = {split: list(task.grouped(split, examples)) for split, examples in splits.items()}
     splits = _limited(splits, config, task)
     if config.train is not None and not splits["train"]:
         raise DataError("no training examples are left", slug="no-examples", key="data.train")

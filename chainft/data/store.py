@@ -14,6 +14,7 @@ import json
 import logging
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -141,6 +142,11 @@ def _tokenizer_content(tokenizer: Any) -> bytes:
     """What the tokenizer makes of texts; without the truncation and padding of its last call, which it remembers."""
     special = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
     template = getattr(tokenizer, "chat_template", None)
+    if getattr(tokenizer, "backend_tokenizer", None) is None:  # Not a fast one.
+        with tempfile.TemporaryDirectory() as folder:
+            files = sorted(tokenizer.save_vocabulary(folder))
+            content = b"".join(Path(file).read_bytes() for file in files)
+        return content + json.dumps([type(tokenizer).__name__, special, template]).encode()
     backend = re.sub(r'"truncation":.*?(?="added_tokens":)', "", tokenizer.backend_tokenizer.to_str(), count=1)
     return (backend + json.dumps([special, template, tokenizer.padding_side])).encode()
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,8 +64,9 @@ class Engine:
     """Features that are sorted by length together; default: enough to leave little padding."""
     losses: dict[str, LossSum] = field(default_factory=lambda: defaultdict(LossSum))
     """By task where there are several, else under ""."""
-    lend: Callable[[Batch], AbstractContextManager[None]] = lambda batch: nullcontext()
-    """Around each forward pass: lends the features of one store what is kept of frozen stages."""
+    forward: Callable[[Batch], Any] | None = None
+    """The model's output for a batch of one store by another way than the model's own forward pass: without padding, or
+    from where frozen stages end."""
 
     def predict_store(
         self, examples: Sequence[Example], store: FeatureStore, *, progress: Callable[[int, int], None] | None = None
@@ -139,9 +141,11 @@ class Engine:
         batch = self.task.collate(rows, [int(i) for i in chosen]).to(self.model.device)
         was_training = self.model.training
         self.model.train(False)
+        forward = self.forward
+        model: Any = self.model if forward is None else lambda **_: forward(batch)
         try:
-            with torch.inference_mode(), self.autocast(), self.lend(batch):
-                result = self.task.infer(self.model, batch)
+            with torch.inference_mode(), self.autocast():
+                result = self.task.infer(model, batch)
         finally:
             self.model.train(was_training)
         for name, (total, count) in result.losses.items():

@@ -66,7 +66,8 @@ def check_labels(task: Task, examples: Sequence[Example], split: Split) -> None:
     probe: Task = find("task", task.config.name, key="task.name")(task.config)
     probe.learn_labels({"train": examples}, unseen="error")
     counts: Counter[str] = Counter(dict(probe.labels.counts))
-    unknown = [name for name in probe.labels.names if name not in task.labels.names and counts[name]]
+    known = {*task.labels.names, *task.foreign_labels}
+    unknown = [name for name in probe.labels.names if name not in known and counts[name]]
     if unknown:
         raise DataError.of(
             Problem(

@@ -164,7 +164,8 @@ def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
     task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
     place = ModelConfig(path=str(folder))
     task.adapt(load_config(place))
-    task.prepare(load_tokenizer(place), max_length=int(state["max_length"]))
+    tokenizer = load_tokenizer(place, needs_offsets=task.needs_offsets)
+    task.prepare(tokenizer, max_length=int(state["max_length"]))
     return task
 
 

@@ -49,7 +49,7 @@ class SacreBleu(Written):
         score = self._metric._compute_score_from_stats(self._sums)
         signature = self.signature()
         return Scores(
-            {self.name: score.score / 100},
+            {self.name: min(score.score / 100, 1.0)},  # The package gives 100.00000000000004 for a perfect one.
             tables=(
                 Table(f"sacreBLEU: {self.name}", ("score x 100", "signature"), ((self.name, score.score, signature),)),
             ),

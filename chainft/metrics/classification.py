@@ -1,12 +1,16 @@
-"""One label a text: accuracy, F1 over classes, a table per class, and who is confused with whom."""
+"""One label a text: accuracy, F1, Matthews correlation, a table per class, and who is confused with whom."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from chainft.metrics.base import Counts, mean, ratio
 from chainft.tasks.base import Confusion, Metric, Scores, Table
+
+_MATTHEWS = "correlation of predicted and gold labels: 1 is perfect, 0 by chance, whatever the sizes of the classes"
 
 
 class Classification(Metric):
@@ -25,7 +29,7 @@ class Classification(Metric):
         self._pairs[gold, predicted] += 1
 
     def compute(self) -> Scores:
-        """Accuracy, macro precision, recall and F1, and F1 weighted by support."""
+        """Accuracy, macro precision, recall and F1, F1 weighted by support, and Matthews correlation."""
         total = self._pairs.total()
         classes = self._classes()
         values = {
@@ -34,8 +38,10 @@ class Classification(Metric):
             "f1_weighted": ratio(sum(count.f1 * count.gold for count in classes.values()), total),
             "precision_macro": mean(count.precision for count in classes.values()),
             "recall_macro": mean(count.recall for count in classes.values()),
+            "matthews_correlation": matthews_correlation(classes.values()),
         }
-        return Scores(values, (class_table("Texts by label", classes),), (self._confusion(tuple(classes)),))
+        tables, confusions = (class_table("Texts by label", classes),), (self._confusion(tuple(classes)),)
+        return Scores(values, tables, confusions, meanings={"matthews_correlation": _MATTHEWS})
 
     def _classes(self) -> dict[str, Counts]:
         """Counts of each class, sorted by name."""
@@ -51,6 +57,19 @@ class Classification(Metric):
     def _confusion(self, labels: tuple[str, ...]) -> Confusion:
         counts = tuple(tuple(self._pairs[row, column] for column in labels) for row in labels)
         return Confusion("Texts by gold label (rows) and predicted label (columns)", labels, counts)
+
+
+def matthews_correlation(classes: Iterable[Counts]) -> float:
+    """From the counts of each class; 0.0 where all texts have one label, or get one.
+
+    J. Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004, eq. 8.
+    """
+    counts = list(classes)
+    right, texts = sum(one.right for one in counts), sum(one.gold for one in counts)
+    both = [one.gold for one in counts], [one.predicted for one in counts]
+    spread = [texts**2 - sum(size**2 for size in sizes) for sizes in both]
+    covariance = right * texts - sum(one.gold * one.predicted for one in counts)
+    return ratio(covariance, math.sqrt(math.prod(spread)))
 
 
 def class_table(title: str, classes: dict[str, Counts]) -> Table:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from chainft.errors import ModelError
 from chainft.models.sampling import samplers
@@ -45,12 +46,15 @@ def generate(
     count: int,
     pad_token_id: int,
     eos_token_id: int,
-    start: Mapping[str, int],
+    options: Mapping[str, Any],
+    on_token: Callable[[int], None] | None = None,
 ) -> list[list[np.ndarray]]:
     """For each row its `count` answers, best first: new tokens without the end token.
 
     `input_ids` (B, L) begin with the sources, of `lengths` (B,), padded right. Ways to search that the model brings do
-    not count, but its own end tokens and what it forces or forbids do; `start` goes before those.
+    not count, but its own end tokens and what it forces or forbids do; `options` go before those, but words that it
+    forbids stay forbidden beside theirs. `on_token` is told each new token of one row's one answer as it comes, its end
+    too; beams have none before they are done.
     """
     has_encoder = bool(model.config.is_encoder_decoder)
     longest = int(lengths.max())
@@ -59,7 +63,7 @@ def generate(
         (input_ids[:, :longest], mask.long()) if has_encoder else pad_left(input_ids, lengths, pad_token_id)
     )
     ends = sorted({eos_token_id, *_ends_of(model)})
-    config = _config(model, settings, count, start, pad_token_id=pad_token_id, ends=ends)
+    config = _config(model, settings, count, options, pad_token_id=pad_token_id, ends=ends)
     processors = LogitsProcessorList()
     if settings.do_sample:
         rows = [row[:length] for row, length in zip(input_ids.cpu().numpy(), lengths.tolist(), strict=True)]
@@ -74,11 +78,31 @@ def generate(
         sources, shown = (one.repeat_interleave(count, dim=0) for one in (sources, shown))
     with _only(config, model):
         output: Tensor = model.generate(  # type: ignore[operator]
-            inputs=sources, attention_mask=shown, generation_config=config, logits_processor=processors
+            inputs=sources,
+            attention_mask=shown,
+            generation_config=config,
+            logits_processor=processors,
+            streamer=_Told(on_token) if on_token and settings.num_beams == 1 else None,
         )
     new = output[:, 1 if has_encoder else sources.shape[1] :].cpu().numpy()  # (B * N, T)
     answers = [row[: _first_end(row, ends)].astype(np.int32) for row in new]
     return [answers[first : first + count] for first in range(0, len(answers), count)]
+
+
+class _Told(BaseStreamer):
+    """Passes on new tokens; what is put in first is the source."""
+
+    def __init__(self, on_token: Callable[[int], None]) -> None:
+        self._on_token = on_token
+        self._is_source = True
+
+    def put(self, value: Tensor) -> None:
+        if not self._is_source:
+            self._on_token(int(value))
+        self._is_source = False
+
+    def end(self) -> None:
+        """Nothing is held back."""
 
 
 def shift_of(architecture: Any) -> Callable[[Tensor], Tensor]:
@@ -119,7 +143,7 @@ def _config(
     model: PreTrainedModel,
     settings: TextToTextConfig,
     count: int,
-    start: Mapping[str, int],
+    options: Mapping[str, Any],
     *,
     pad_token_id: int,
     ends: list[int],
@@ -131,7 +155,7 @@ def _config(
         penalty = 1.0 if settings.length_penalty is None else settings.length_penalty
         chosen |= {"num_return_sequences": count, "length_penalty": penalty}
     return GenerationConfig(  # type: ignore[no-untyped-call]
-        **{**chosen, **start},
+        **{**chosen, **options, **_forbidden(chosen, options)},
         max_new_tokens=settings.max_new_tokens,
         min_new_tokens=settings.min_new_tokens,
         num_beams=settings.num_beams,
@@ -141,6 +165,12 @@ def _config(
         pad_token_id=pad_token_id,
         eos_token_id=ends,
     )
+
+
+def _forbidden(own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of tokens that the model and the options forbid together."""
+    words = [row for side in (own, options) for row in side.get("bad_words_ids") or ()]
+    return {"bad_words_ids": words or None}
 
 
 def _ends_of(model: PreTrainedModel) -> list[int]:

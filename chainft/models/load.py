@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
-from huggingface_hub import constants
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.heads import body_prefixes, reorder_heads, set_options
 from chainft.models.own_heads import forget_head, head_name, read_marked
+from chainft.models.read import LoadedModel, explained, misfit, read_weights, some
 from chainft.models.task_modules import attach, fill
 from chainft.models.weights import PACKAGED, Located, locate
 
@@ -28,17 +23,6 @@ if TYPE_CHECKING:
 DEFAULT_MAX_LENGTH = 512
 _OFFSET_POSITIONS = ("roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer", "mpnet", "data2vec-text")
 """Families whose position numbers start after the padding index, so that two places of the table are never used."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model with its head, and what happened when its weights were read."""
-
-    model: PreTrainedModel
-    new: tuple[str, ...]
-    """Parameters that the weights did not bring and that start random: the head."""
-    unused: tuple[str, ...]
-    """Tensors of the weights that this model has no place for, such as another head."""
 
 
 class Prepared(NamedTuple):
@@ -53,12 +37,13 @@ class Prepared(NamedTuple):
     """Names of the labels that the model came with."""
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing or not a fast one."""
+def load_tokenizer(config: ModelConfig, *, needs_offsets: bool = True) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, or `model.tokenizer`. Raises ModelError where it is missing, or has no character offsets
+    though they are needed."""
     place = Located(config.tokenizer) if config.tokenizer else locate(config)
     with explained(place, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.name, **place.options())
-    if not tokenizer.is_fast:
+    if needs_offsets and not tokenizer.is_fast:
         raise ModelError(
             f"the tokenizer {type(tokenizer).__name__} of {place.name!r} is a slow one, without character offsets",
             slug="slow-tokenizer",
@@ -67,7 +52,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         )
     if len(tokenizer) <= len(tokenizer.all_special_tokens) + 2:  # deberta-v2 and t5 bring up to two more than these.
         raise ModelError(
-            f"the tokenizer of {place.name!r} knows no words, only {_some(tokenizer.all_special_tokens)}: "
+            f"the tokenizer of {place.name!r} knows no words, only {some(tokenizer.all_special_tokens)}: "
             "transformers makes such a one where its files are missing",
             slug="empty-tokenizer",
             key="model.tokenizer" if config.tokenizer else "model.path",
@@ -166,7 +151,7 @@ def load_body(config: ModelConfig, task: Task) -> LoadedModel:
         return LoadedModel(model, tuple(name for name, _ in model.named_parameters()), ())
     loaded, mismatched = read_weights(transformers.AutoModel, place, architecture, **options)
     if absent := [*loaded.new, *mismatched]:
-        raise _misfit(place, loaded.model, absent)
+        raise misfit(place, loaded.model, absent)
     return loaded
 
 
@@ -222,45 +207,6 @@ def _with_new_head(auto: Any, place: Located, architecture: PreTrainedConfig) ->
     return LoadedModel(model, new, loaded.unused)
 
 
-def read_weights(
-    auto: Any, place: Located, architecture: PreTrainedConfig, **options: Any
-) -> tuple[LoadedModel, list[str]]:
-    """The model as transformers reads it, and the names of tensors of another shape."""
-    with explained(place, "model"), _without_report():
-        model, facts = auto.from_pretrained(
-            place.name,
-            config=architecture,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **({} if place.gguf_file else {"use_safetensors": True}),
-            **place.options(),
-            **options,
-        )
-    if place.gguf_file:
-        _forget_quantization(model)
-    mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in facts["mismatched_keys"])
-    new, unused = tuple(sorted(facts["missing_keys"])), tuple(sorted(facts["unexpected_keys"]))
-    check_body(model, [*new, *mismatched], place)
-    return LoadedModel(model, new, unused), mismatched
-
-
-def check_body(model: PreTrainedModel, names: Iterable[str], place: Located) -> None:
-    """Everything but head and pooler must come from the weights."""
-    body = [name for name in names if name.startswith(body_prefixes(model)) and ".pooler." not in name]
-    if body:
-        raise _misfit(place, model, body)
-
-
-def _misfit(place: Located, model: PreTrainedModel, absent: Iterable[str]) -> ModelError:
-    return ModelError(
-        f"the weights of {place.name!r} do not fit {type(model).__name__}: missing or of another shape are {_some(absent)}",
-        slug="missing-tensors",
-        key="model.path",
-        help="the weights belong to another architecture or size than config.json says",
-    )
-
-
 def fit_head(
     model: PreTrainedModel, place: Located, old: tuple[str, ...], *, has_head: bool, mismatched: list[str]
 ) -> None:
@@ -272,7 +218,7 @@ def fit_head(
         reorder_heads(model, [old.index(name) for name in wanted])
         return
     raise ModelError(
-        f"{place.name!r} brings a head for other labels ({_some(old)}) than the data has ({_some(wanted)})",
+        f"{place.name!r} brings a head for other labels ({some(old)}) than the data has ({some(wanted)})",
         slug="wrong-head",
         key="model.path",
         help="start with a new head by model.head=new, or use data with the same label names",
@@ -323,58 +269,3 @@ def _other_model(task: Task) -> str:
     return (
         f"use a model that {task.auto_class} of transformers can load, such as model={task.default_model}{installed}"
     )
-
-
-@contextmanager
-def explained(place: Located, what: str) -> Iterator[None]:
-    """Turn what transformers raises for absent or damaged files into a ModelError."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        offline = place.folder is None
-        raise ModelError(
-            f"cannot load the {what} of {place.name!r}: {first}",
-            slug="cannot-load",
-            key="model.path",
-            help=_help_for_hub() if offline else "check the files of that folder",
-        ) from error
-
-
-def _help_for_hub() -> str:
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set, so that nothing is downloaded: unset it, or give a local folder"
-    return "check the name and the network, or give a local folder"
-
-
-def _forget_quantization(model: PreTrainedModel) -> None:
-    """A GGUF file was read into float32 weights; transformers 5.23 marks the model as quantized and won't save it."""
-    packed = [name for name, parameter in model.named_parameters() if parameter.dtype != torch.float32]
-    if packed:
-        raise ModelError(
-            f"the weights are still quantized after loading: {_some(packed)}",
-            slug="still-quantized",
-            key="model.path",
-            help="convert the GGUF file to safetensors in float32 first",
-        )
-    setattr(model, "hf_quantizer", None)  # noqa: B010 - torch types attributes of modules as tensors and modules
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep transformers from logging its table of missing tensors: `LoadedModel` has the same facts."""
-    theirs = logging.getLogger("transformers.modeling_utils")
-    level = theirs.level
-    theirs.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        theirs.setLevel(level)
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more

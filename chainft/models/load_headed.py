@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from chainft.config.run import HeadConfig, ModelConfig
 from chainft.errors import ModelError
-from chainft.models.load import LoadedModel, explained, load_config, load_model, prepare, read_weights, with_modules
+from chainft.models.load import load_config, load_model, prepare, with_modules
 from chainft.models.own_heads import head_of, put_head, read_head
+from chainft.models.read import LoadedModel, explained, read_weights
 
 if TYPE_CHECKING:
     from chainft.tasks.base import Task

@@ -33,7 +33,7 @@ class RowNoise(LogitsProcessor):
         waits = torch.empty(scores.shape, dtype=torch.float64)
         for row, generator in zip(waits, self.generators, strict=True):
             row.exponential_(generator=generator)
-        return scores.double() - waits.log().to(scores.device)
+        return scores.float() - waits.log().float().to(scores.device)
 
 
 def samplers(

@@ -32,7 +32,7 @@ def new_task(config: RunConfig, num_labels: int) -> Task:
     """The task with its tokenizer and placeholders for its labels, where it has any. Raises ChainftError."""
     settings = _without_names(config.task)
     task: Task = registry.find("task", settings.name, key="task.name")(settings)
-    tokenizer, max_length = read_tokenizer(config)
+    tokenizer, max_length = read_tokenizer(config, needs_offsets=task.needs_offsets)
     task.adapt(architecture_of(config))
     for one in (*task.tasks.values(), task):
         if has_labels(one) and not one.tasks:
@@ -83,7 +83,8 @@ def checked_length(config: RunConfig, task: Task, length: int | None) -> int:
         return task.max_length
     model = dataclasses.replace(config.model, max_length=length)
     try:
-        return read_tokenizer(dataclasses.replace(config, model=model))[1]
+        asked = dataclasses.replace(config, model=model)
+        return read_tokenizer(asked, needs_offsets=task.needs_offsets)[1]
     except ConfigError as error:
         first = error.problems[0]
         raise ConfigError(f"--length {length}: {first.message}", slug=first.slug, where="--length") from error
@@ -112,7 +113,7 @@ def _values(task: Task, name: str, column: Column, length: int) -> np.ndarray:
     if column.axis is not None:
         return np.zeros(length, dtype=np.int32)
     if name == "labels" and column.dtype == "float32":
-        return np.zeros(len(task.labels.names), dtype=np.float32)
+        return np.zeros(len(task.labels.names) or 1, dtype=np.float32)  # A task without labels has one number.
     return np.ones(1, dtype=column.dtype) if column.dtype == "float32" else np.zeros(1, dtype=np.int32)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def _intro(facts: RunFacts) -> Iterator[str]:
     yield f"# {_plain(facts.name)}"
     yield ""
     yield f"This model {purpose}. It was fine-tuned from {origin} with chainft {facts.environment.get('chainft', __version__)}."
-    if labels:
+    if labels and about(facts.task).answers_labels:
         more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
         yield ""
         yield f"It knows {plural(len(labels), 'label')}: {', '.join(_code(label) for label in labels[:_MOST_LABELS])}{more}."
@@ -134,7 +135,8 @@ def _usage(facts: RunFacts) -> Iterator[str]:
     yield f"{start}ith chainft, which also splits over-long texts into windows and builds the input just as in training:"
     yield ""
     yield "```"
-    yield f'chainft predict path/to/this/folder "{text}"'
+    quoted = shlex.quote(text) if '"' in text else f'"{text}"'
+    yield f"chainft predict path/to/this/folder {quoted}"
     yield "```"
 
 
@@ -155,7 +157,7 @@ def _scores(facts: RunFacts) -> Iterator[str]:
     for name, value in sorted(scores.values.items(), key=lambda item: item[0] != facts.outcome.main_metric):
         old = before.values.get(name) if before else None
         numbers = [number(old), number(value), change(old, value)] if before else [number(value)]
-        yield f"| {' | '.join([_plain(name), *numbers, _plain(meaning(name, brief=True) or scores.meanings.get(name, ''))])} |"
+        yield f"| {' | '.join([_plain(name), *numbers, _plain(scores.meanings.get(name) or meaning(name, brief=True) or '')])} |"
     if split == "validation":
         yield ""
         yield "Validation also chose the best checkpoint: expect slightly less on new texts."
@@ -204,7 +206,7 @@ def _limits(facts: RunFacts) -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield "- It learned from the examples above alone: expect lower scores on other languages, topics or styles of text."
-    if facts.labels:
+    if facts.labels and about(facts.task).answers_labels:
         yield "- It always answers with the labels above; what belongs to none of them is forced into one or overlooked."
     if limit := about(facts.task).limit:
         yield f"- {limit}"

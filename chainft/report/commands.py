@@ -24,10 +24,12 @@ def next_commands(run: Path | str, task: str, *, tested: bool) -> list[Command]:
     again = Command(f"chainft evaluate {folder}", "score the model again, also on other data")
     test = "data.tasks.NAME.test" if task == "joint" else "data.test"
     other = Command(f"chainft evaluate {folder} {test}=FILE", "score the model on other data")
+    sample = about(task).sample
+    file, unit = ("inputs.jsonl", "JSON object") if sample.startswith("{") else ("texts.txt", "text")
     return [
-        Command(f"chainft predict {folder} {shlex.quote(about(task).sample)}", "try the model on your own words"),
+        Command(f"chainft predict {folder} {shlex.quote(sample)}", "try the model on your own words"),
         Command(
-            f"chainft predict {folder} --file texts.txt --output answers.jsonl", "predict a file, one text a line"
+            f"chainft predict {folder} --file {file} --output answers.jsonl", f"predict a file, one {unit} a line"
         ),
         again if tested else other,
     ]

@@ -43,7 +43,7 @@ def _result(facts: RunFacts) -> list[Child]:
         if before is not None
         else None,
     ]
-    explained = meaning(metric) or scores.meanings.get(metric)
+    explained = scores.meanings.get(metric) or meaning(metric)
     chosen = "Validation also chose the best checkpoint, so expect slightly less on new texts. Give data.test for a fair score."
     return [
         tag("h1", tag("span", f"{metric} on {split}", class_="metric"), " ", tag("span", numbers, class_="numbers")),

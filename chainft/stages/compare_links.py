@@ -9,6 +9,7 @@ from torch import Tensor
 from chainft.stages.compare import Differences, Gradients, Loss, Pass, differences
 from chainft.stages.links import LinkedModel
 from chainft.stages.random_state import RandomState
+from chainft.stages.trunk import logits_of
 
 Hidden = dict[str, Tensor]
 """Stage -> the last hidden states (batch, length, width) of its body."""
@@ -26,7 +27,7 @@ def compare_linked(model: LinkedModel, inputs: Mapping[str, Tensor], loss: Loss)
         value = value + weight * loss(head)
     gradients = Gradients()
     gradients.add(model, [value], [None])
-    whole = Pass([output.logits], value, gradients)
+    whole = Pass(logits_of(output), value, gradients)
     random.restore()
     return differences(whole, _one_by_one(model, inputs, loss))
 
@@ -46,7 +47,7 @@ def _one_by_one(model: LinkedModel, inputs: Mapping[str, Tensor], loss: Loss) ->
     gradients = _backward(model, {**losses, last: value}, sent, received)
     for auxiliary in losses.values():
         value = value + auxiliary
-    return Pass([output.logits], value, gradients)
+    return Pass(logits_of(output), value, gradients)
 
 
 def _backward(

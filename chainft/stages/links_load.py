@@ -12,7 +12,6 @@ from chainft.config.chain import ChainConfig
 from chainft.config.run import ModelConfig, RunConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.load import (
-    LoadedModel,
     load_body,
     load_config,
     load_model,
@@ -21,6 +20,7 @@ from chainft.models.load import (
     prepare,
     prepare_body,
 )
+from chainft.models.read import LoadedModel
 from chainft.models.stage_models import blaming, stage_models
 from chainft.stages.inject import Entrance
 from chainft.stages.links import LINKED_CLASSES, LinkedModel
@@ -54,7 +54,7 @@ def architecture_of(config: RunConfig) -> PreTrainedConfig:
         return load_config(model)
 
 
-def read_tokenizer(config: RunConfig) -> tuple[PreTrainedTokenizerBase, int]:
+def read_tokenizer(config: RunConfig, *, needs_offsets: bool = True) -> tuple[PreTrainedTokenizerBase, int]:
     """The tokenizer of the run and the most tokens of a sequence, which every stage must be able to read.
 
     Raises ModelError where the models of linked stages have different vocabularies, unless `model.tokenizer` is given.
@@ -62,12 +62,13 @@ def read_tokenizer(config: RunConfig) -> tuple[PreTrainedTokenizerBase, int]:
     models = stage_models(config)
     first = next(iter(models))
     with blaming(first, config.chain):
-        tokenizer = load_tokenizer(models[first])
+        tokenizer = load_tokenizer(models[first], needs_offsets=needs_offsets)
     lengths = []
     for name, model in models.items():
         with blaming(name, config.chain):
             if model != models[first] and not model.tokenizer:
-                _check_same_words(tokenizer, models[first].path, load_tokenizer(model), model.path)
+                other = load_tokenizer(model, needs_offsets=needs_offsets)
+                _check_same_words(tokenizer, models[first].path, other, model.path)
             lengths.append(max_length_of(model, load_config(model), tokenizer))
     return tokenizer, min(lengths)
 
@@ -137,7 +138,8 @@ def _check_task(task: Task, chain: ChainConfig) -> None:
             key=f"task.{next(iter(modules))}",
             help="leave it away, or cut one model into stages instead",
         )
-    if chain.exit_confidence is not None and task.auto_class not in _EXITING:
+    has_confidence = task.auto_class in _EXITING and task.model_options().get("problem_type") != "regression"
+    if chain.exit_confidence is not None and not has_confidence:
         raise ConfigError(
             f"chain.exit_confidence: the answers of task {task.config.name!r} have no confidence to leave by",
             slug="unsupported-by-chain",

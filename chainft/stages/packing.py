@@ -3,152 +3,33 @@
 Everything in a block but attention treats tokens one by one, so only attention needs to know where rows begin: in its
 place runs one that attends within rows, a few rows of like length at a time. The head gets the hidden states padded
 again. That a model allows this is tried, not assumed: see `packing_of`. Letters: B rows, T tokens of all rows, L tokens
-of the longest, H heads, W width of a head, D width, n rows of a group, l tokens of its longest.
+of the longest, R tokens whose last hidden states are read, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from chainft.data.batching import micro_batches
 from chainft.errors import ChainftError
 from chainft.stages.gates import Gates, Payload, probe_inputs
+from chainft.stages.last_block import find_queries, narrowing
 from chainft.stages.modes import evaluating
+from chainft.stages.packed_attention import attending, configs_of, register
+from chainft.stages.packed_layout import Layout
 from chainft.stages.prologue import Idle, find_idle
 from chainft.stages.spans import Span
 
-NAME = "chainft_rows"
-"""Name of the attention in transformers' table."""
-GROUP_TOKENS = 48
-"""Cost of one more group of rows in an attention, in tokens; it only moves time."""
 TOLERANCE = 1e-4
 """Most difference of hidden states, of size about 1, from those of padded rows."""
 _PROBE_LENGTHS = (9, 4, 7, 4)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Rows that attend together."""
-
-    places: Tensor
-    """(n, l) the place of each token among the T; 0 where a row has none."""
-    mask: Tensor | None
-    """(n, 1, 1, l) which tokens there are; None: all."""
-    kept: Tensor
-    """Places in (n * l) of the tokens that there are."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the tokens of each row are in a packed batch; rows are packed by length."""
-
-    lengths: np.ndarray
-    """(B,) tokens of each row."""
-    device: torch.device
-    windows: list[int] = field(default_factory=list)
-    """Windows of attention that blocks asked for, where rows are shorter than these."""
-
-    @cached_property
-    def order(self) -> np.ndarray:
-        """(B,) rows as they are packed."""
-        return np.argsort(self.lengths, kind="stable")
-
-    @cached_property
-    def flat(self) -> Tensor:
-        """(T,) places of the packed tokens in the padded batch (B * L)."""
-        longest = int(self.lengths.max())
-        found = [row * longest + np.arange(self.lengths[row]) for row in self.order]
-        return torch.from_numpy(np.concatenate(found)).to(self.device)
-
-    @cached_property
-    def positions(self) -> Tensor:
-        """(1, T) the position of each token in its row."""
-        found = np.concatenate([np.arange(self.lengths[row]) for row in self.order])
-        return torch.from_numpy(found)[None].to(self.device)
-
-    @cached_property
-    def groups(self) -> Sequence[Group]:
-        sizes = self.lengths[self.order]
-        starts = np.cumsum([0, *sizes])
-        cuts = micro_batches(sizes.tolist(), max_rows=len(sizes), overhead=GROUP_TOKENS)
-        return [self._group(starts[rows], sizes[rows]) for rows in map(sorted, cuts)]
-
-    def _group(self, starts: np.ndarray, sizes: np.ndarray) -> Group:
-        inside = np.arange(sizes.max())[None] < sizes[:, None]  # (n, l)
-        places = np.where(inside, starts[:, None] + np.arange(sizes.max())[None], 0)
-        mask = None if inside.all() else torch.from_numpy(inside)[:, None, None].to(self.device)
-        kept = torch.from_numpy(np.flatnonzero(inside)).to(self.device)
-        return Group(torch.from_numpy(places).to(self.device), mask, kept)
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """(1, T, ...) of (B, L, ...)."""
-        return padded.flatten(0, 1)[self.flat][None]
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """(B, L, D) of (1, T, D), zeros where there is no token."""
-        rows, longest = len(self.lengths), int(self.lengths.max())
-        places = self.flat.new_zeros(rows * longest)
-        places[self.flat] = torch.arange(1, len(self.flat) + 1, device=self.device)
-        table = functional.pad(packed[0], (0, 0, 1, 0))  # Row 0 is for the places without a token.
-        return functional.embedding(places.view(rows, longest), table)
-
-
-_LAYOUT: ContextVar[Layout] = ContextVar("chainft_layout")
-
-
-def attend_within_rows(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    sliding_window: int | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """(1, T, H, W) of query, key and value (1, H, T, W); key and value may have fewer heads (grouped queries).
-
-    Raises ValueError for kinds of attention that it does not know: another mask, soft caps, sinks.
-    """
-    if attention_mask is not None or any(
-        others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")
-    ):
-        raise ValueError("attention with more than query, key and value")
-    layout = _LAYOUT.get()
-    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    if sliding_window is not None:
-        layout.windows.append(sliding_window)
-        if layout.lengths.max() >= sliding_window:
-            raise ValueError("rows longer than the window of attention")
-    if key.shape[1] != query.shape[1]:
-        key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for one in (key, value))
-    heads, width = query.shape[1], query.shape[3]
-    table = torch.cat([one[0].transpose(0, 1).flatten(1) for one in (query, key, value)], dim=1)  # (T, 3 * H * W)
-    found = []
-    for group in layout.groups:
-        rows = functional.embedding(group.places, table)  # (n, l, 3 * H * W); its backward pass is a fast one.
-        q, k, v = rows.view(*group.places.shape, 3, heads, width).permute(2, 0, 3, 1, 4)  # (n, H, l, W) each
-        mask = None if causal else group.mask  # What a causal row sees beyond its end, nobody reads.
-        out = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling
-        )
-        flat = out.transpose(1, 2).reshape(-1, heads * width)  # (n * l, H * W)
-        found.append(flat if group.mask is None else functional.embedding(group.kept, flat))
-    return torch.cat(found).view(1, -1, heads, width), None
 
 
 class Packing:
@@ -158,6 +39,7 @@ class Packing:
         """`first_position`: the number of the first position of a text, which is not 0 for RoBERTa and its kin."""
         self.gates = gates
         self._first = first_position
+        self._configs = configs_of(gates.model)
         self.longest: int | None = None
         """Rows must be shorter than this: the least window of attention."""
         self._num_blocks = gates.blocks.num_blocks
@@ -177,48 +59,114 @@ class Packing:
         return self.longest is None or int(lengths.max()) < self.longest
 
     def run(
-        self, inputs: Mapping[str, Any], lengths: np.ndarray, *, states: Tensor | None = None, start: int = 0
+        self,
+        inputs: Mapping[str, Any],
+        lengths: np.ndarray,
+        *,
+        states: Tensor | None = None,
+        start: int = 0,
+        read: np.ndarray | None = None,
     ) -> Any:
         """The model's output for a padded batch with rows of these lengths.
 
-        `states` (B, L, D): what goes into block `start`; None: the embeddings.
+        `states` (B, L, D): what goes into block `start`, or into the head; None: the embeddings. `read` (B, L): the tokens whose last
+        hidden states the head reads, or the loss after it; for all others the head gets zeros. None: all.
         """
-        layout = Layout(lengths, self.gates.model.device)
-        with ExitStack() as stack:
-            for one in self._idle if states is not None else ():
-                stack.enter_context(one.left_out())
-            hidden = layout.unpack(self.hidden(inputs, layout, states=states, start=start))
-        with ExitStack() as stack:
-            for one in self._idle:
-                stack.enter_context(one.left_out())
+        if states is not None and start == self._num_blocks:
+            return self.head(states, inputs)
+        some = read is not None and bool(read.any()) and int(read.sum()) < int(lengths.sum())
+        layout = Layout(lengths, self.gates.model.device, read if some else None)
+        return self.head(layout.unpack(self.hidden(inputs, layout, states=states, start=start)), inputs)
+
+    def head(self, hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
+        """The model's output for last hidden states (B, L, D)."""
+        with self._left_out():
             return self.gates.run(self._head, Payload(hidden), inputs)
 
     def hidden(
         self, inputs: Mapping[str, Any], layout: Layout, *, states: Tensor | None = None, start: int = 0
     ) -> Tensor:
-        """(1, T, D) what the last block gives."""
+        """(1, T, D) what the last block gives, or (1, R, D) where not all tokens are read and the block allows it."""
+        packed = self._packed(inputs, layout)
+        received = None if states is None else layout.pack(states)
+        last = self._num_blocks - 1
+        if layout.read is None or self.queries is None:
+            return self._blocks(start, last + 1, received, packed, layout)
+        if received is None or start < last:
+            received = self._blocks(start, last, received, packed, layout)
+        return self._last_block(received, packed, layout, self.queries)
+
+    @cached_property
+    def queries(self) -> Sequence[nn.Module] | None:
+        """Modules of the last block that compute for read tokens alone; None where it computes for all tokens only.
+
+        Tried against the block as it is: with several rows, and with one token of one row.
+        """
+        inputs, lengths = _probe(self.gates.model)
+        one = {name: tensor[:1] for name, tensor in inputs.items()}
+        try:
+            found = self._try_last_block(inputs, lengths, every=5)
+            again = None if found is None else self._try_last_block(one, lengths[:1], every=9)
+        except (TypeError, ValueError, IndexError, RuntimeError):
+            return None  # What the block computes beside attention needs all tokens.
+        return found if found == again else None
+
+    def _try_last_block(
+        self, inputs: Mapping[str, Tensor], lengths: np.ndarray, *, every: int
+    ) -> list[nn.Module] | None:
+        """The modules, where every so many tokens of the probe are read; None where the block gives something else."""
+        inside = np.arange(lengths.max())[None] < lengths[:, None]
+        read = inside & (np.arange(inside.size) % every == every // 2).reshape(inside.shape)
+        layout = Layout(lengths, self.gates.model.device, read)
+        packed = self._packed(inputs, layout)
+        last = self._num_blocks - 1
+        with evaluating(self.gates.model), torch.no_grad():
+            received = self._blocks(0, last, None, packed, layout)
+            whole = self._blocks(last, last + 1, received, packed, layout)
+            expected = whole[:, layout.read_places]
+
+            def call(queries: Sequence[nn.Module], rest: float) -> Tensor:
+                return self._last_block(received, packed, layout, queries, rest)
+
+            if not torch.allclose(call([], 0.0), expected, rtol=TOLERANCE, atol=TOLERANCE):
+                return None
+            return find_queries(self.gates.blocks.module(last), call, expected)
+
+    def _packed(self, inputs: Mapping[str, Any], layout: Layout) -> dict[str, Tensor]:
+        """The model's inputs (1, T)."""
         names = [name for name in ("input_ids", "token_type_ids") if name in inputs]
         packed = {name: layout.pack(inputs[name]) for name in names}
-        packed["position_ids"] = layout.positions + self._first
-        received = None if states is None else Payload(layout.pack(states))
-        span = Span(start, self._num_blocks, embeddings=states is None, head=False)
-        with _attending(self.gates.model, layout):
-            found = self.gates.run(span, received, packed)
+        return {**packed, "position_ids": layout.positions + self._first}
+
+    def _blocks(
+        self, start: int, stop: int, received: Tensor | None, packed: Mapping[str, Tensor], layout: Layout
+    ) -> Tensor:
+        """(1, T, D) what block `stop - 1` gives; `received` (1, T, D): what goes into `start`, None: the embeddings."""
+        span = Span(start, stop, embeddings=received is None, head=False)
+        payload = None if received is None else Payload(received)
+        with nullcontext() if received is None else self._left_out(), attending(self._configs, layout):
+            found = self.gates.run(span, payload, packed)
         hidden: Tensor = found.hidden
         return hidden
 
+    def _last_block(
+        self,
+        received: Tensor,
+        packed: Mapping[str, Tensor],
+        layout: Layout,
+        queries: Sequence[nn.Module],
+        rest: float = 0.0,
+    ) -> Tensor:
+        """(1, R, D)."""
+        with narrowing(layout.read_places, received.shape[1], queries, rest=rest):
+            return self._blocks(self._num_blocks - 1, self._num_blocks, received, packed, layout)
 
-@contextmanager
-def _attending(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
-    """For the time of a call, attention stays within rows."""
-    before = model.config._attn_implementation
-    token = _LAYOUT.set(layout)
-    model.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
-        _LAYOUT.reset(token)
+    @contextmanager
+    def _left_out(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for one in self._idle:
+                stack.enter_context(one.left_out())
+            yield
 
 
 def packing_of(model: PreTrainedModel) -> Packing | None:
@@ -228,8 +176,7 @@ def packing_of(model: PreTrainedModel) -> Packing | None:
     """
     if model.config.is_encoder_decoder:
         return None
-    AttentionInterface.register(NAME, attend_within_rows)
-    AttentionMaskInterface.register(NAME, lambda *_, **__: None)
+    register()
     try:
         gates = Gates(model)
         expected = _padded_states(gates)

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from chainft.config.run import ModelConfig
 from chainft.errors import ModelError
-from chainft.models.load import Prepared, check_body, explained, fit_head, prepare
+from chainft.models.load import Prepared, fit_head, prepare
+from chainft.models.read import check_body, explained
 from chainft.models.tensor_index import TensorIndex
 from chainft.stages.families import check_start
 from chainft.stages.gates import Gates, Payload

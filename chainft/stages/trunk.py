@@ -109,8 +109,9 @@ class JointModel(PreTrainedModel):  # type: ignore[no-untyped-call]
             inputs = probe_inputs(self)
             together = self(**inputs)
             for name in self.heads:
-                alone = self.head(name)(**inputs, **without_cache(self.head(name))).logits
-                if not torch.allclose(together[name].logits, alone, rtol=1e-3, atol=1e-5):
+                alone = self.head(name)(**inputs, **without_cache(self.head(name)))
+                pairs = zip(logits_of(together[name]), logits_of(alone), strict=True)
+                if not all(torch.allclose(one, other, rtol=1e-3, atol=1e-5) for one, other in pairs):
                     raise _other_trunk(name, self.head(name))
         for name, mode in modes.items():
             self.head(name).train(mode)
@@ -160,8 +161,12 @@ def trunk_names(model: PreTrainedModel, other: PreTrainedModel) -> Iterator[tupl
 
 
 def logits_of(output: Any) -> list[Tensor]:
-    """The logits of a model's output, or of each of several heads."""
-    return [output.logits] if hasattr(output, "logits") else [one.logits for one in output.values()]
+    """The logits of a model's output (of starts and of ends, where it points to stretches), or of all of its heads."""
+    if hasattr(output, "start_logits"):
+        return [output.start_logits, output.end_logits]
+    if hasattr(output, "logits"):
+        return [output.logits]
+    return [logits for one in output.values() for logits in logits_of(one)]
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

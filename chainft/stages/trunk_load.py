@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from chainft.config.chain import ChainConfig
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
-from chainft.models.load import LoadedModel, load_model
+from chainft.models.load import load_model
+from chainft.models.read import LoadedModel
 from chainft.stages.trunk import JointModel, trunk_names
 from chainft.tasks.base import Task
 

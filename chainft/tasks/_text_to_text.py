@@ -50,11 +50,14 @@ class TextToText(Task):
     """`labels` are as long as `input_ids` in a decoder, where the target follows the source; see `_layouts`."""
     auto_class: ClassVar[str] = DecoderOnly.auto_class
     """Of a decoder; an encoder-decoder has its own."""
+    needs_offsets: ClassVar[bool] = False
     source_field: ClassVar[Field]
     target_field: ClassVar[Field]
     answer: ClassVar[str]
     """Key of the answer in a prediction."""
     default_metrics: ClassVar[tuple[str, ...]]
+    has_history: ClassVar[bool] = False
+    """Whether `read_input` takes a whole conversation, an object with `messages`; else each text is by itself."""
     layout: Layout
 
     def __init__(self, config: TextToTextConfig) -> None:
@@ -88,12 +91,23 @@ class TextToText(Task):
         """The tokens of the source in its template."""
         return self._template.encode(self.source(example))
 
+    def prepare_sources(self) -> None:
+        """Make ready what `encode_source` needs of the tokenizer. Raises ConfigError for a template without use."""
+        words = self.instruction() if self.config.instruction == "auto" else self.config.instruction
+        self._template: Template = find_template(
+            self.tokenizer, self.config.template, place=self.place, instruction=words, closed=self.layout.closed
+        )
+
     def start_tokens(self, shift: Callable[[Tensor], Tensor]) -> Mapping[str, int]:
         """Settings of generation that begin a target of an encoder-decoder as training does: `decoder_start_token_id`,
         perhaps `forced_bos_token_id`. `shift`: the model's rule from labels to decoder inputs."""
         from torch import tensor
 
         return {"decoder_start_token_id": int(shift(tensor([self.layout.target("")]))[0, 0])}
+
+    def generation_options(self) -> Mapping[str, Any]:
+        """Further settings of transformers' `GenerationConfig`, such as `bad_words_ids`, whatever the model is."""
+        return {}
 
     @property
     def has_encoder(self) -> bool:
@@ -186,10 +200,7 @@ class TextToText(Task):
                 key="task.max_new_tokens",
                 help=f"give at most {self.layout.most_new_tokens}, or raise model.max_length",
             )
-        words = self.instruction() if self.config.instruction == "auto" else self.config.instruction
-        self._template: Template = find_template(
-            tokenizer, self.config.template, place=self.place, instruction=words, closed=self.layout.closed
-        )
+        self.prepare_sources()
 
     def encode(self, example: Example) -> list[Arrays]:
         """Source and target, or the source alone where there is no target. Raises DataError for what has no room."""
@@ -204,6 +215,11 @@ class TextToText(Task):
         feature["source_length"] = np.array([len(ids)], dtype=np.int32)
         feature["tokens_cut"] = np.array([cut], dtype=np.int32)
         return [feature]
+
+    def num_tokens(self, example: Example) -> int:
+        """Of source and target together, before anything is cut."""
+        source, target = self._pieces(example)
+        return len(source.ids) + len(target or ())
 
     def _pieces(self, example: Example) -> tuple[Encoded, list[int] | None]:
         """Tokens of the source in its template, and of the target with its end (none in prediction)."""
@@ -265,7 +281,18 @@ class TextToText(Task):
                 return BatchResult([None] * len(batch.features), {"": (loss_sum, count)})
         return BatchResult(self._answers(model, batch), {"": (loss_sum, count)})
 
-    def _answers(self, model: PreTrainedModel, batch: Batch) -> Sequence[Sequence[np.ndarray]]:
+    def stream(self, model: PreTrainedModel, example: Example, on_token: Callable[[int], None]) -> Prediction:
+        """The prediction of one example without gold; `on_token` is told each token of its answer as it is chosen."""
+        from torch import inference_mode
+
+        windows = self.encode(example)
+        with inference_mode():
+            raw = self._answers(model, self.collate(windows, [0]).to(model.device), on_token)
+        return self.decode(example, windows, raw)
+
+    def _answers(
+        self, model: PreTrainedModel, batch: Batch, on_token: Callable[[int], None] | None = None
+    ) -> Sequence[Sequence[np.ndarray]]:
         """The generated tokens of each row, several where the config wants so; in evaluation one."""
         from chainft.models.generation import generate
 
@@ -277,7 +304,8 @@ class TextToText(Task):
             count=self.num_answers(batch),
             pad_token_id=self.pad_token_id,
             eos_token_id=int(self.tokenizer.eos_token_id),
-            start=self.start_tokens(self._shift) if self.has_encoder else {},
+            options={**(self.start_tokens(self._shift) if self.has_encoder else {}), **self.generation_options()},
+            on_token=on_token,
         )
 
     def num_answers(self, batch: Batch) -> int:
@@ -307,6 +335,9 @@ class TextToText(Task):
     def to_text(self, ids: np.ndarray) -> str:
         """The answer that generated tokens are."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+
+    def check_inputs(self) -> None:
+        """Raise now what would be wrong with anything that `read_input` needs beside its input, such as a folder."""
 
     def read_input(self, value: str | Mapping[str, Any], *, where: str) -> Example:
         """A line of text, or an object with the source."""

@@ -25,6 +25,7 @@ import numpy as np
 from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import Problem
+from chainft.tasks._scores import Chart, Confusion, Mark, Mistake, Scores, Series, Table, merge_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,28 @@ if TYPE_CHECKING:
 
     from chainft.data.batching import Batch
     from chainft.models.task_modules import TaskModule
+
+__all__ = [
+    "AUTO",
+    "About",
+    "Arrays",
+    "Baseline",
+    "BatchResult",
+    "Chart",
+    "Column",
+    "Confusion",
+    "Field",
+    "Labels",
+    "Mark",
+    "Metric",
+    "Mistake",
+    "Prediction",
+    "Scores",
+    "Series",
+    "Table",
+    "Task",
+    "merge_scores",
+]
 
 Arrays = dict[str, np.ndarray]
 """One feature: for each column its one-dimensional array."""
@@ -71,86 +94,6 @@ class Column:
     None: the same number of entries in every feature, never padded."""
     model_input: bool = False
     """Passed to the model's forward under this name; otherwise only `loss` and `raw` see it."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of scores, for the console and the report; the first cell of a row is its name."""
-
-    title: str
-    """Says plainly what is counted: `entities`, `tokens`, `texts`."""
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str | float | int | None, ...], ...]
-    note: str = ""
-    """A sentence for the report on what is counted and how to read it."""
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How often gold class i (row) was predicted as class j (column)."""
-
-    title: str
-    labels: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Series:
-    """One curve, or one set of bars or points, of a chart."""
-
-    name: str
-    points: tuple[tuple[float | str, float], ...]
-    """x and y; the x of a bar may be a name."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A plot of the report."""
-
-    title: str
-    note: str
-    """In plain words: what is drawn, and which direction is good."""
-    x: str
-    """What stands on the horizontal axis, with its unit."""
-    series: tuple[Series, ...]
-    kind: Literal["line", "bar"] = "line"
-    """bar: counts or scores of neighbouring stretches of x, one series; line: up to four series."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What metrics found: numbers to log and compare, tables and charts to read."""
-
-    values: Mapping[str, float]
-    """Flat, for example `entity_f1: 0.81`; names say what is counted. Less is better where a name ends in `loss`,
-    `perplexity` or `error` (or `error_rate`, ...: see `chainft.metrics._direction.falls`), else more."""
-    tables: tuple[Table, ...] = ()
-    confusions: tuple[Confusion, ...] = ()
-    charts: tuple[Chart, ...] = ()
-    meanings: Mapping[str, str] = field(default_factory=dict)
-    """What a value counts, in plain words, where the report does not know it."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A labelled stretch of a text, `[start, end)` in characters."""
-
-    start: int
-    end: int
-    label: str
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong prediction, as the report shows it."""
-
-    badness: float
-    """Sorts the worst first: for example wrong spans, or the probability given to the wrong class."""
-    text: str
-    gold: str
-    predicted: str
-    gold_marks: tuple[Mark, ...] = ()
-    predicted_marks: tuple[Mark, ...] = ()
 
 
 class Metric(ABC):
@@ -209,6 +152,8 @@ class About:
     """The pipeline of transformers that runs the saved model: `token-classification`; None: there is none."""
     hub_tag: str | None = None
     """Kind of task that the Hugging Face hub lists such models under, where it is not `pipeline`: `translation`."""
+    answers_labels: bool = True
+    """Whether the labels, where there are any, are what it answers; False: they are names in what it is given."""
     limit: str | None = None
     """A sentence on what such a model gets wrong, for the model card."""
 
@@ -231,6 +176,8 @@ class Task(ABC):
     """Value of the group `model` that is trained where none is named."""
     architecture: PreTrainedConfig | None = None
     """The config of the model, once `adapt` brought it."""
+    needs_offsets: ClassVar[bool] = True
+    """Whether the tokenizer must say where its tokens stand in the text, which only fast ones do."""
     tuned_fields: ClassVar[tuple[str, ...]] = ()
     """Settings of the config that `auto` leaves to `tuned`; until then `decode` takes a default of the task."""
 
@@ -262,9 +209,18 @@ class Task(ABC):
         """One problem that explains all examples of a split that `validate` refused; None: they are told one by one."""
         return None
 
+    def grouped(self, split: Split, examples: Sequence[Example]) -> Sequence[Example]:
+        """The examples of a split, cuts made, as the task takes them: rows of one question as one, or one as several."""
+        return examples
+
     @abstractmethod
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
         """Set `labels` from train. Raises DataError for labels that only other splits have, unless allowed."""
+
+    @property
+    def foreign_labels(self) -> frozenset[str]:
+        """Labels that validation and test may have though the model never learns them: what it has to reject."""
+        return frozenset()
 
     def contract(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
         """Findings over whole splits that only this task can see; general ones are in `chainft.data.contract`."""
@@ -421,21 +377,3 @@ class Task(ABC):
     @abstractmethod
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         """How the prediction is wrong, for the report; None where it is right."""
-
-
-def merge_scores(parts: Iterable[Scores]) -> Scores:
-    """All scores as one; a key that two metrics share is a bug and raises ValueError."""
-    values: dict[str, float] = {}
-    tables: list[Table] = []
-    confusions: list[Confusion] = []
-    charts: list[Chart] = []
-    meanings: dict[str, str] = {}
-    for part in parts:
-        if twice := values.keys() & part.values.keys():
-            raise ValueError(f"two metrics report {sorted(twice)}")
-        values.update(part.values)
-        tables.extend(part.tables)
-        confusions.extend(part.confusions)
-        charts.extend(part.charts)
-        meanings.update(part.meanings)
-    return Scores(values, tuple(tables), tuple(confusions), tuple(charts), meanings)

@@ -91,6 +91,10 @@ class Joint(Task):
             with named(name):
                 task.learn_labels(of_task(splits, name), unseen=unseen)
 
+    @property
+    def foreign_labels(self) -> frozenset[str]:
+        return frozenset(f"{name}/{label}" for name, task in self.tasks.items() for label in task.foreign_labels)
+
     def contract(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
         """Nothing: the contract looks at each task by itself."""
         yield from ()

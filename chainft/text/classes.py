@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,9 +61,25 @@ def read_texts(value: str | Mapping[str, Any], *, where: str) -> Example:
     return text_example(values, where)
 
 
-def softmax(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """(C,) probabilities that sum to 1, from the mean of (W, C) logits."""
-    mean = np.mean(np.asarray(logits, dtype=np.float64), axis=0)
+def words_of(example: Example) -> str:
+    """The text for a bag of words; of a pair each word marked by whether the first text, the second or both have it.
+
+    >>> from chainft.text.inputs import text_example
+    >>> words_of(text_example({"text": "Anna runs", "text_pair": "anna sleeps"}, "x:1"))
+    'both_anna first_runs second_sleeps'
+    """
+    texts = [re.findall(r"\w+", text.casefold()) for text in texts_of(example).values()]
+    if len(texts) == 1:
+        return str(example.values["text"])
+    first, second = texts
+    shared = set(first) & set(second)
+    marked = [f"both_{word}" if word in shared else f"first_{word}" for word in first]
+    return " ".join([*marked, *(f"second_{word}" for word in second if word not in shared)])
+
+
+def softmax(logits: Sequence[np.ndarray], *, temperature: float = 1.0) -> np.ndarray:
+    """(C,) probabilities that sum to 1, from the mean of (W, C) logits, divided by the temperature."""
+    mean = np.mean(np.asarray(logits, dtype=np.float64), axis=0) / temperature
     shares = np.exp(mean - mean.max())
     return np.asarray(shares / shares.sum())
 
@@ -71,6 +88,11 @@ def sigmoid(logits: Sequence[np.ndarray]) -> np.ndarray:
     """(C,) probabilities that are each their own, from the mean of (W, C) logits."""
     mean = np.mean(np.asarray(logits, dtype=np.float64), axis=0)
     return np.asarray(0.5 * (1 + np.tanh(mean / 2)))  # tanh, because exp overflows.
+
+
+def log(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithms, which are logits up to a constant; of 0, to which small probabilities may be rounded, that of 1e-300."""
+    return np.asarray(np.log(np.maximum(probabilities, 1e-300)))
 
 
 def by_name(names: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:

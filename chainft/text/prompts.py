@@ -79,6 +79,8 @@ def tokenise(
 
     `plain=False`: the text, of a chat template, brings its special tokens itself.
     """
+    if not tokenizer.is_fast:
+        return _without_offsets(tokenizer, text, closed=closed, plain=plain, is_whole=text[first:last] == text.strip())
     given = tokenizer(
         text,
         add_special_tokens=closed and plain,
@@ -97,6 +99,21 @@ def tokenise(
     ids = [*before, *given["input_ids"]] or [tokenizer.eos_token_id]
     edges = (inside[0], inside[-1] + 1) if inside else (0, 0)
     return Encoded(ids, edges[0] + len(before), edges[1] + len(before))
+
+
+def _without_offsets(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, closed: bool, plain: bool, is_whole: bool
+) -> Encoded:
+    """Of a tokenizer that does not know where its tokens stand: nothing can be cut where words are around the source."""
+    bare = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    if closed and plain:
+        ids = list(tokenizer(text, verbose=False)["input_ids"])
+        start = next((place for place in range(len(ids)) if ids[place : place + len(bare)] == bare), 0)
+    else:
+        before = leading(tokenizer) if plain else ()
+        ids = [*before, *bare] or [tokenizer.eos_token_id]
+        start = len(before)
+    return Encoded(ids, start, start + len(bare) if is_whole else start)
 
 
 def find_template(

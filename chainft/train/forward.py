@@ -17,6 +17,7 @@ from chainft.stages.gates import without_cache
 from chainft.stages.links import LinkedModel
 from chainft.stages.packing import Packing, packing_of
 from chainft.tasks.base import Task
+from chainft.train.reads import Reads
 
 
 class Lender(Protocol):
@@ -39,11 +40,15 @@ class Lender(Protocol):
 class Forward:
     """Runs batches of one store; `lender` may come later, when the weights are those that training goes on with."""
 
-    def __init__(self, model: PreTrainedModel, task: Task, packing: Packing | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, task: Task, packing: Packing | None = None, reads: Reads | None = None
+    ) -> None:
         self.model: Any = model
         """As Accelerate hands it back."""
         self.task = task
         self.packing = packing
+        self.reads = reads
+        """Which tokens' last hidden states are read; None: all."""
         self.lender: Lender | None = None
         self._no_cache = without_cache(model)
 
@@ -56,9 +61,11 @@ class Forward:
         arguments = {**self.task.arguments(batch), **self._no_cache}
         lengths = batch.lengths.numpy()
         if self.packing is not None and self.packing.takes(lengths):
+            read = self.reads.of(batch) if self.reads else None
             if self.lender is None:
-                return self.packing.run(arguments, lengths)
-            return self.packing.run(arguments, lengths, states=self.lender.states(batch), start=self.lender.start)
+                return self.packing.run(arguments, lengths, read=read)
+            states, start = self.lender.states(batch), self.lender.start
+            return self.packing.run(arguments, lengths, states=states, start=start, read=read)
         with self.lender(batch) if self.lender else nullcontext():
             return self.model(**arguments)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,9 +31,6 @@ from chainft.train.faults import fault_point
 from chainft.train.prefix_plan import PrefixPlan, plan_prefix
 from chainft.train.prepare import Prepared, Progress
 
-Lend = Callable[[Batch], AbstractContextManager[None]]
-"""Within the context, the model's forward pass of the batch begins where the prefix ends."""
-
 
 @dataclass(frozen=True)
 class PrefixCache:
@@ -46,11 +43,6 @@ class PrefixCache:
     @property
     def is_used(self) -> bool:
         return bool(self.lenders)
-
-    def lend(self, split: Split) -> Lend:
-        """What gives batches of a split their states; gives nothing for a split that is not kept."""
-        lender: Lend | None = self.lenders.get(split)
-        return lender or (lambda batch: nullcontext())
 
 
 def open_prefix(

@@ -27,8 +27,8 @@ from chainft.data.sampling import joint_order, shares
 from chainft.data.store import FeatureStore, open_store
 from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
-from chainft.models.load import LoadedModel
 from chainft.models.load_headed import load_with_head
+from chainft.models.read import LoadedModel
 from chainft.models.weights import locate
 from chainft.plan.early import check_fit
 from chainft.registry import find
@@ -184,7 +184,7 @@ def tokenise(
     config: RunConfig, task: Task, splits: Splits, *, progress: Progress, poll: Callable[[], None]
 ) -> dict[Split, FeatureStore]:
     """Give the task its tokenizer and open the tokenised store of each split that has examples."""
-    tokenizer, max_length = read_tokenizer(config)
+    tokenizer, max_length = read_tokenizer(config, needs_offsets=task.needs_offsets)
     task.adapt(architecture_of(config))
     task.prepare(tokenizer, max_length=max_length)
     cache = Path(config.data.cache_dir) if config.data.cache_dir else None

@@ -27,6 +27,7 @@ from chainft.report.console import print_findings, print_next, print_plan, print
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
+from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
 from chainft.train.checkpoint import Checkpoint, CheckpointStore
 from chainft.train.conclude import conclude
@@ -40,6 +41,7 @@ from chainft.train.optimizer import build_optimizer
 from chainft.train.plan import make_plan
 from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
+from chainft.train.reads import Reads, find_reads
 from chainft.train.recorder import Recorder
 from chainft.train.signals import StopRequest
 from chainft.train.word_table import WordTable, stand_ins, word_tables
@@ -92,6 +94,9 @@ class Session:
         self.folder = folder
         self.stop = stop
         self.prefix = PrefixCache()
+        self.packing: Packing | None = None
+        self.answers: Reads | None = None
+        """Tokens that evaluations read, where their batches run without padding."""
 
     def run(self) -> dict[str, Any]:
         """All phases; returns the results."""
@@ -154,7 +159,7 @@ class Session:
             conduct=prepared.chain.conduct(),
             order=order_of(prepared),
             tables=tables,
-            forward=Forward(model, prepared.task, find_packing(model, self.config, prepared.chain)),
+            forward=self._forward(prepared),
         )
         start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
         fit = Fit(
@@ -235,14 +240,28 @@ class Session:
         if self.config.tracker.name != "none":
             fit.learner.accelerator.init_trackers(self.config.tracker.project, config=_flat(self.composed.unresolved))
 
+    def _forward(self, prepared: Prepared) -> Forward:
+        """How batches go through the model in training; for evaluations it keeps what it found."""
+        model, task, store = prepared.loaded.model, prepared.task, prepared.stores["train"]
+        packing = find_packing(model, self.config, prepared.chain)
+        if packing is None:
+            return Forward(model, task)
+        if task.evaluates_by_forward:
+            self.packing, self.answers = packing, find_reads(packing, task, store, answers=True)
+        return Forward(model, task, packing, find_reads(packing, task, store))
+
     def _engine(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Engine:
+        forward = None
+        if prepared.task.evaluates_by_forward:
+            forward = Forward(prepared.loaded.model, prepared.task, self.packing, self.answers)
+            forward.lender = self.prefix.lenders.get(split)
         return Engine(
             prepared.loaded.model,
             prepared.task,
             self.config.evaluation.batch_size,
             autocast=accelerator.autocast,
             poll=self.stop.check,
-            lend=self.prefix.lend(split),
+            forward=forward,
         )
 
     def _evaluation(

@@ -64,3 +64,9 @@ def test_what_evaluating_several_tasks_would_ignore_is_refused(word: str) -> Non
 )
 def test_what_evaluating_reads_may_differ(word: str) -> None:
     check_evaluated(compose(OLD).config, compose([*OLD, word]).config)
+
+
+def test_the_temperature_of_probabilities_may_differ_in_an_evaluation() -> None:
+    """Unlike that of several tasks, which says how often each is drawn in training."""
+    words = ["task=classify", "data=csv", "data.train=a.csv"]
+    check_evaluated(compose(words).config, compose([*words, "task.temperature=2.0"]).config)

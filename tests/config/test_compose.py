@@ -390,3 +390,9 @@ def test_composing_leaves_hydras_global_state_as_it_was() -> None:
 
     run()
     assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(("setting", "data"), [("multi_label", "multi"), ("regression", "regression")])
+def test_the_starter_data_fit_the_kind_of_answer(setting: str, data: str) -> None:
+    composed = compose(["task=classify", f"task.{setting}=true"])
+    assert f"classify_{data}/" in str(composed.config.data.train)

@@ -33,8 +33,10 @@ def words(group: str, name: str) -> list[str]:
                 "data.tasks.b.train=x.conll",
             ]
         files = [] if name.startswith("starter") else ["data.train=x"]
-        multi = ["task.multi_label=true"] if name.endswith("_multi") else []
-        return [f"task={tasks[0] if tasks else 'ner'}", choice, *files, *multi]
+        files += ["data.train_target=y"] if name == "parallel" else []
+        kinds = {"_multi": "task.multi_label=true", "_regression": "task.regression=true"}
+        kind = [word for ending, word in kinds.items() if name.endswith(ending)]
+        return [f"task={tasks[0] if tasks else 'ner'}", choice, *files, *kind]
     return ["task=ner", choice]
 
 

@@ -94,6 +94,13 @@ def test_a_list_inside_of_a_document_is_named_behind_colons(write: Any) -> None:
     assert "did you mean 'train'" in caught.value.render()
 
 
+def test_the_file_of_such_a_list_is_found_before_anything_is_read(write: Any) -> None:
+    path = write("{}", "d.json")
+    source = PLUGIN(JsonlConfig(name="jsonl", train=f"{path}::train"))
+    assert source.file_of(f"{path}::train") == str(path)
+    assert source.file_of(str(path)) == str(path)
+
+
 @pytest.mark.parametrize(
     ("row", "slug", "place"),
     [

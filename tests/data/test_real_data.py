@@ -13,6 +13,7 @@ from chainft.data.contract import check_contract
 from chainft.data.example import Finding
 from chainft.data.load import Splits, load_splits
 from chainft.tasks.base import Task
+from chainft.train.baselines import score_baselines
 
 
 def load(*words: str, labels: str = "error") -> tuple[Splits, Task]:
@@ -95,3 +96,71 @@ def test_slots_and_intents_are_read_from_one_table(shared_data: Path) -> None:
         "task=classify", "data=csv", "data.columns={text: utterance, label: intent}", *files, labels="allow"
     )
     assert "conflicting-labels" in findings(splits, task)
+
+
+def test_multi30k_is_read_from_aligned_files(shared_data: Path) -> None:
+    folder = shared_data / "translation" / "multi30k"
+    names = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
+    files = [
+        f"data.{split}{suffix}={folder}/{name}.{ending}.gz"
+        for split, name in names.items()
+        for suffix, ending in (("", "en"), ("_target", "de"))
+    ]
+    splits, task = load("task=translate", "task.source_lang=en", "task.target_lang=de", "data=parallel", *files)
+    assert sizes(splits) == {"train": 29000, "validation": 1014, "test": 1000}
+    first = splits.examples["train"][0].values
+    assert first["source"].startswith("Two young, White males") and first["target"].startswith("Zwei junge weiße")
+    scores = score_baselines(task, splits.examples["train"], splits.examples["test"])
+    assert scores["copy"] == {"bleu": pytest.approx(0.0048, abs=1e-4), "chrf": pytest.approx(0.1634, abs=1e-4)}
+
+
+def test_scitldr_has_several_references_and_sentences_as_lists(shared_data: Path) -> None:
+    folder = shared_data / "summarization" / "scitldr_A"
+    names = {"train": "train", "validation": "dev", "test": "test"}
+    files = [f"data.{split}={folder}/{name}.jsonl" for split, name in names.items()]
+    splits, task = load("task=summarize", "data=jsonl", *files, "data.max_test_samples=20")
+    assert sizes(splits) == {"train": 1992, "validation": 619, "test": 20}
+    assert all(isinstance(row.values["document"], list) for row in splits.examples["test"])
+    assert max(len(row.values["summary"]) for row in splits.examples["test"]) > 1
+    scores = score_baselines(task, splits.examples["train"], splits.examples["test"])
+    assert scores["lead_1"]["rouge1"] > 0.25
+
+
+def test_squad_is_read_whole_from_its_archive(shared_data: Path) -> None:
+    """Questions as the paper counts them (Rajpurkar et al. 2016, table 1: 10,570 in the development set)."""
+    file = shared_data / "qa" / "squad_v1_dev" / "dev-v1.1.json.zip"
+    splits, task = load("task=qa", f"data.train={file}", "data.validation_fraction=0")
+    assert sizes(splits) == {"train": 10570}
+    assert dict(task.labels.counts) == {"answerable": 10570}
+    found = findings(splits, task)
+    assert not [finding for finding in found.values() if finding.severity == "error"]
+    assert found["duplicate"].count == 15
+    assert "article 'Super_Bowl_50', paragraph 1, question '56bf10f43aeaaa14008c94fe'" in str(found["duplicate"].where)
+
+
+@pytest.mark.parametrize(("language", "compared"), [("de", "words"), ("en", "words"), ("zh", "characters")])
+def test_xquad_is_compared_by_the_script_of_its_contexts(shared_data: Path, language: str, compared: str) -> None:
+    file = shared_data / "qa" / "xquad" / f"xquad.{language}.json"
+    splits, task = load("task=qa", "data=squad", f"data.train={file}", "data.validation_fraction=0")
+    golds = [task.gold(row) for row in splits.examples["train"]]
+    assert len(golds) == 1190
+    assert {gold["compared"] for gold in golds} == {compared}
+    for cut, exact in ((0, 1.0), (1, 0.0)):
+        (metric,) = task.metrics()
+        for gold in golds:
+            metric.update(gold, gold["answers"][0][cut:])
+        values = metric.compute().values
+        assert values["exact_match"] == pytest.approx(exact, abs=0.06)
+        assert values["answer_f1"] >= values["exact_match"]
+
+
+def test_a_chinese_answer_earns_points_for_its_characters(shared_data: Path) -> None:
+    """By hand: 5 of 7 characters found, none too many: F1 = 10 / 12."""
+    file = shared_data / "qa" / "xquad" / "xquad.zh.json"
+    splits, task = load("task=qa", "data=squad", f"data.train={file}", "data.validation_fraction=0")
+    (row,) = [one for one in splits.examples["train"] if "5726eb8bf1498d1400e8efe2" in one.where()]
+    assert ":7825, article 'Immune_system'" in row.where()
+    (metric,) = task.metrics()
+    assert task.gold(row)["answers"] == ["自身免疫性疾病"]
+    metric.update(task.gold(row), "免疫性疾病。")
+    assert metric.compute().values == {"exact_match": 0.0, "answer_f1": pytest.approx(10 / 12)}

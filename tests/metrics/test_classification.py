@@ -60,3 +60,17 @@ def test_equal_to_scikit_learn() -> None:
     assert values["recall_macro"] == pytest.approx(
         sklearn.recall_score(gold, predicted, average="macro", zero_division=0)
     )
+
+
+@pytest.mark.parametrize("classes", ["ab", "abcde"])
+def test_matthews_correlation_is_scikit_learn_s(classes: str) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    chance = random.Random(2)
+    gold = [chance.choice(classes) for _ in range(200)]
+    predicted = [one if chance.random() < 0.5 else chance.choice(classes + "f") for one in gold]
+    values = scores_of(gold, predicted).values
+    assert values["matthews_correlation"] == pytest.approx(sklearn.matthews_corrcoef(gold, predicted))
+
+
+def test_matthews_correlation_of_one_class_is_zero() -> None:
+    assert scores_of(["a", "a"], ["a", "a"]).values["matthews_correlation"] == 0.0

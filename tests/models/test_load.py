@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
-from chainft.models.load import _forget_quantization, load_model, load_tokenizer, max_length_of
+from chainft.models.load import load_model, load_tokenizer, max_length_of
+from chainft.models.read import _forget_quantization
 
 
 def task(folder: Path, names: list[str], auto: str = "AutoModelForSequenceClassification") -> Any:

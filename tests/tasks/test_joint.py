@@ -127,7 +127,7 @@ def test_a_task_without_examples_has_no_scores(task: Task) -> None:
     """It would be 0.0 for all of them, as if every answer were wrong."""
     (metric,) = task.metrics()
     assert {"names/entity_f1", "mood/f1_macro", "mean_score"} <= metric.compute().values.keys()
-    metric.update({"mood": "good"}, {"mood": {"label": "good"}})
+    metric.update({"mood": "good"}, {"mood": {"label": "good", "scores": {"good": 0.9, "bad": 0.1}}})
     scores = metric.compute()
     assert not any(name.startswith("names/") for name in scores.values)
     assert scores.values["mean_score"] == scores.values["mood/f1_macro"] > 0

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from chainft.config.parse import parse
@@ -101,6 +103,24 @@ def test_draws_depend_on_seed_and_source_only(writer: Writer, kind: str) -> None
     assert answers(other, model, DATA) != together
 
 
+@pytest.fixture(scope="module")
+def alone(writer: Writer) -> dict[str, Any]:
+    """For each kind of model a task that draws, its model, and what it says to each source by itself."""
+    found: dict[str, Any] = {}
+    for kind in ("llama", "t5"):
+        task, model = make(writer(kind), do_sample=True, top_k=20, num_return_sequences=2)
+        found[kind] = (task, model, [answers(task, model, [one])[0] for one in DATA])
+    return found
+
+
+@settings(max_examples=15, deadline=None)
+@given(kind=st.sampled_from(["llama", "t5"]), rows=st.lists(st.integers(0, len(DATA) - 1), min_size=1, max_size=6))
+def test_any_batch_gives_each_source_the_same_draws(alone: dict[str, Any], kind: str, rows: list[int]) -> None:
+    """Whatever else is in it, in any order, and however often the same source."""
+    task, model, wanted = alone[kind]
+    assert answers(task, model, [DATA[row] for row in rows]) == [wanted[row] for row in rows]
+
+
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
@@ -176,6 +196,7 @@ def test_a_source_that_is_too_long_loses_the_end_that_was_chosen_and_says_so(
     (finding,) = task.contract({"train": [example, DATA[2]]})
     assert (finding.slug, finding.count, finding.where) == ("cut-source", 1, "data.jsonl:7")
     assert "(1 tokens in all)" in finding.message
+    assert task.num_tokens(example) == len(feature["input_ids"]) + 1 + len(feature["labels"])
     assert task.decode(example, [feature], [None])["source_tokens_cut"] == 1
 
 

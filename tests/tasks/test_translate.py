@@ -9,14 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, MBart50Tokenizer, MBartTokenizer, NllbTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    MarianTokenizer,
+    MBart50Tokenizer,
+    MBartTokenizer,
+    NllbTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from chainft.config.parse import parse
 from chainft.config.run import DataConfig, ModelConfig
 from chainft.data.columns import ColumnMap
 from chainft.data.example import Example, Origin
-from chainft.errors import ConfigError
-from chainft.models.load import load_config, load_model
+from chainft.data.store import open_store
+from chainft.errors import ConfigError, DataError, ModelError
+from chainft.models.load import load_config, load_model, load_tokenizer
 from chainft.registry import find
 from chainft.tasks.translate import Translate, TranslateConfig
 
@@ -121,6 +129,58 @@ def test_a_language_that_the_tokenizer_lacks_is_refused(multilingual: Callable[[
     with pytest.raises(ConfigError, match="MBart50") as caught:
         make(multilingual("mbart50"), target_lang="cy")
     assert caught.value.problems[0].key == "task.target_lang"
+
+
+@pytest.fixture(scope="module")
+def marian(
+    tmp_path_factory: pytest.TempPathFactory, save_writer: Callable[[str, PreTrainedTokenizerBase, Path], None]
+) -> Path:
+    """A random model with a Marian tokenizer as it comes: two SentencePiece models and no offsets."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="no sentencepiece")
+    folder: Path = tmp_path_factory.mktemp("marian-spm")
+    words = {"source": "the old city and a house of anna ", "target": "die alte stadt und ein haus von anna "}
+    vocabulary = {"</s>": 0, "<unk>": 1}
+    for side, text in words.items():
+        trained = folder / f"{side}.spm"
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([text] * 20),
+            model_prefix=str(folder / side),
+            vocab_size=30,
+            hard_vocab_limit=False,
+            bos_id=-1,
+            minloglevel=2,
+        )
+        (folder / f"{side}.model").rename(trained)
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(trained))
+        for number in range(pieces.get_piece_size()):
+            vocabulary.setdefault(pieces.id_to_piece(number), len(vocabulary))
+    vocabulary["<pad>"] = len(vocabulary)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    with pytest.warns(UserWarning, match="sacremoses"):
+        tokenizer = MarianTokenizer(*(str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")))
+    save_writer("marian", tokenizer, folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+def test_a_tokenizer_without_offsets_serves(marian: Path, tmp_path: Path) -> None:
+    """Marian's reads sources and targets by models of their own."""
+    task = make(marian, overflow="truncate_end")
+    assert not task.tokenizer.is_fast
+    one = Example({"source": "the old city", "target": "die alte stadt"}, Origin("data.jsonl", 1))
+    (feature,) = task.encode(one)
+    assert task.to_text(feature["labels"]) == "die alte stadt"
+    end = task.tokenizer.eos_token_id
+    assert (feature["input_ids"][-1], feature["labels"][-1]) == (end, end)
+    long = Example({"source": "the old city " * 40, "target": "die"}, Origin("data.jsonl", 2))
+    cut = task.encode(long)[0]["input_ids"]
+    assert (len(cut), cut[-1]) == (48, end)
+    with pytest.raises(DataError, match="more than 48"):
+        make(marian, overflow="truncate_end", instruction="a {source}").encode(long)
+    store = open_store([one, long], task, cache_dir=tmp_path, split="train")
+    assert store[0]["input_ids"].tolist() == feature["input_ids"].tolist()
+    with pytest.raises(ModelError, match="slow one"):
+        load_tokenizer(ModelConfig(path=str(marian)))
 
 
 @pytest.mark.parametrize(

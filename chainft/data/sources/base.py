@@ -35,6 +35,10 @@ class Source(ABC):
     def column_names(self, file: str) -> tuple[str, ...]:
         """The names of a file's columns, from its header or first row; empty for an empty file."""
 
+    def file_of(self, name: str) -> str:
+        """The plain file that a setting names: the name itself, unless it also says which part of the file."""
+        return name
+
     def key_of(self, file: str) -> str | None:
         """The setting that names `file`, for messages: `data.train`."""
         for split in SPLITS:

@@ -75,6 +75,9 @@ class JsonlSource(Source):
         for number, row in enumerate(value):
             yield _checked(row, Origin(file, number, "row"), escaped=True)
 
+    def file_of(self, name: str) -> str:
+        return _name_and_part(name)[0]
+
     def column_names(self, file: str) -> tuple[str, ...]:
         return self._first_row_names(file)
 

@@ -1,0 +1,165 @@
+"""Which tokens' last hidden states a task reads: the first of each text, the last, or those with a target.
+
+Not declared but tried on the task itself, with a few rows of the training data and random hidden states: a rule holds
+where the loss stays the same with NaN in place of all other hidden states, and has no gradient there. Letters: B rows,
+L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from chainft.data.batching import Batch
+from chainft.data.store import FeatureStore
+from chainft.stages.loss import loss_of
+from chainft.stages.modes import evaluating
+from chainft.stages.packing import Packing
+from chainft.tasks.base import Task
+
+Rule = Callable[[Batch], np.ndarray]
+"""(B, L) which tokens of a batch are read."""
+
+_PROBE_ROWS = 16
+_PROBE_TOKENS = 1024
+"""Most tokens of a probe, padding included, for a loss over a large vocabulary; two rows at least."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What is read of a batch, by the task that reads it."""
+
+    rules: Mapping[str, Rule]
+    """Of several tasks by their names, of one task under ""; a task without a rule reads all tokens."""
+
+    def of(self, batch: Batch) -> np.ndarray:
+        """(B, L)."""
+        if not batch.shares:
+            return self.rules[""](batch)
+        read = np.zeros(tuple(batch.inputs["input_ids"].shape), bool)
+        for name, share in batch.shares.items():
+            own = self.rules[name](share.batch) if name in self.rules else _inside(share.batch)  # (b, l)
+            read[share.rows.cpu().numpy(), : own.shape[1]] |= own
+        return read
+
+
+def find_reads(packing: Packing, task: Task, store: FeatureStore, *, answers: bool = False) -> Reads | None:
+    """The rules that hold; None where all tokens are read, or the last block computes for all of them only.
+
+    `answers`: of what evaluation makes of the output too. A target says nothing there, since an answer is for all.
+    """
+    if not len(store):
+        return None
+    batch = _probe_batch(task, store)
+    rules: dict[str, Rule] = {}
+    for name in batch.shares or ("",):
+        part = replace(batch, shares={name: batch.shares[name]}) if name else batch
+        rule = _rule(name, packing, task, part, answers=answers)
+        if rule is not None:
+            rules[name] = rule
+    return Reads(rules) if rules and packing.queries is not None else None
+
+
+def _rule(name: str, packing: Packing, task: Task, batch: Batch, *, answers: bool) -> Rule | None:
+    """The rule with fewest tokens. Of targets those with any that holds: two that are the same for known tags may not
+    be for others."""
+
+    def holds(rule: Rule) -> bool:
+        return _holds(Reads({name: rule}), packing, task, batch, answers=answers)
+
+    pad = packing.gates.model.config.get_text_config().pad_token_id
+    for one in (_first, partial(_last, pad_token_id=pad)):
+        if holds(one):
+            return one
+    found = [] if answers else [one for one in _by_target(task.tasks.get(name, task)) if holds(one)]
+    return (lambda batch: np.logical_or.reduce([one(batch) for one in found])) if found else None
+
+
+def _by_target(task: Task) -> Iterator[Rule]:
+    for name, column in task.features.items():
+        if column.axis is not None and not column.model_input and isinstance(column.pad, int):
+            yield _with_value(name, column.pad)
+
+
+def _first(batch: Batch) -> np.ndarray:
+    read = np.zeros_like(_inside(batch))
+    read[:, 0] = True
+    return read
+
+
+def _last(batch: Batch, pad_token_id: int | None) -> np.ndarray:
+    """The last token that is not the pad token: what heads for texts on a decoder take (transformers,
+    modeling_layers.py, `GenericForSequenceClassification`)."""
+    ids = batch.inputs["input_ids"].cpu().numpy()
+    there = _inside(batch) if pad_token_id is None else ids != pad_token_id
+    last = np.where(there, np.arange(ids.shape[1])[None], 0).argmax(axis=1)
+    read: np.ndarray = np.arange(ids.shape[1])[None] == last[:, None]
+    return read
+
+
+def _with_value(name: str, pad: int) -> Rule:
+    def rule(batch: Batch) -> np.ndarray:
+        inside = _inside(batch)
+        target = batch.targets.get(name)
+        if target is None or target.shape != inside.shape:
+            return inside
+        read: np.ndarray = target.cpu().numpy() != pad
+        return read
+
+    return rule
+
+
+def _inside(batch: Batch) -> np.ndarray:
+    """(B, L) where there is a token."""
+    length = batch.inputs["input_ids"].shape[1]
+    mask: np.ndarray = np.arange(length)[None] < batch.lengths.numpy()[:, None]
+    return mask
+
+
+def _probe_batch(task: Task, store: FeatureStore) -> Batch:
+    """Rows from all over the data, rather short ones."""
+    spread = np.unique(np.linspace(0, len(store) - 1, 2 * _PROBE_ROWS).astype(int))
+    rows = spread[np.argsort(store.lengths[spread], kind="stable")][:_PROBE_ROWS]
+    padded = np.arange(1, len(rows) + 1) * store.lengths[rows]
+    chosen = rows[: max(2, int((padded <= _PROBE_TOKENS).sum()))].tolist()
+    return task.balanced([task.collate([store[row] for row in chosen], chosen)])[0]
+
+
+def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch, *, answers: bool) -> bool:
+    model = packing.gates.model
+    moved = batch.to(model.device)
+    read = reads.of(batch)
+    if not read.any() or (read | ~_inside(batch)).all():
+        return False
+    width = model.config.get_text_config().hidden_size
+    drawn = torch.randn(*read.shape, width, generator=torch.Generator().manual_seed(0))
+    hidden = drawn.to(model.device, model.dtype).requires_grad_()
+    others = torch.from_numpy(~read).to(model.device)
+    with evaluating(model):
+        output = packing.head(hidden, task.arguments(moved))
+        loss = loss_of(task, output, moved)
+        (gradient,) = torch.autograd.grad(loss, hidden)
+        with torch.no_grad():
+            alone = packing.head(hidden.masked_fill(others[..., None], math.nan), task.arguments(moved))
+            same = torch.allclose(loss_of(task, alone, moved), loss, rtol=1e-6)
+            if answers and same:
+                same = _raw(task, alone, moved) == _raw(task, output, moved)
+    reached: np.ndarray = gradient.ne(0).any(-1).cpu().numpy()  # (B, L)
+    rows = np.flatnonzero(read.any(axis=1))
+    all_rows = bool(reached[rows].any(axis=1).all())  # A row without a target would tell nothing.
+    return all_rows and not reached[~read].any() and same
+
+
+def _raw(task: Task, output: Any, batch: Batch) -> bytes:
+    """What the task makes of an output, in a form that can be compared whatever it is."""
+    shares = {name: share.batch for name, share in batch.shares.items()}
+    with torch.inference_mode():
+        found = [task.tasks[name].raw(output[name], own) for name, own in shares.items()]
+        return pickle.dumps(found or task.raw(output, batch))

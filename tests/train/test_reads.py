@@ -1,0 +1,203 @@
+"""Which tokens' last hidden states tasks read, as found by trying."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from chainft.config.compose import compose
+from chainft.config.saved import compose_resumed
+from chainft.data.batching import Batch
+from chainft.errors import ChainftError
+from chainft.stages.packing import Packing
+from chainft.train.learner import Learner
+from chainft.train.session import run_training
+
+Train = Callable[..., dict[str, Any]]
+WORDS = ("paris", "oslo", "rome", "anna", "ben", "lima", "acme", "emil")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that name small files of good and bad texts of different lengths."""
+    folder = tmp_path_factory.mktemp("texts")
+    rows = [
+        (f"{word} and {' '.join(WORDS[:n])} {mood}", mood) for n, word in enumerate(WORDS) for mood in ("good", "bad")
+    ]
+    for split in ("train", "validation", "test"):
+        lines = "".join(f"{text} {split},{label}\n" for text, label in rows)
+        (folder / f"{split}.csv").write_text(f"text,label\n{lines}", encoding="utf-8")
+    return [f"data.{split}={folder / split}.csv" for split in ("train", "validation", "test")]
+
+
+@pytest.fixture
+def train(tiny_encoder: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
+    """Trains a classifier for eight steps with more settings; results, losses, plan, and the learner."""
+    learners: list[Learner] = []
+    begin = Learner.__init__
+
+    def noted(self: Learner, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        learners.append(self)
+
+    monkeypatch.setattr(Learner, "__init__", noted)
+    handlers = list(logging.getLogger().handlers)
+
+    def run(*words: str, name: str = "run") -> dict[str, Any]:
+        settings = [f"model={tiny_encoder}", "train.batch_size=4", "train.num_train_epochs=2", "optimizer.lr=0.005"]
+        settings += ["report.enabled=false", f"run={tmp_path / name}", "task=classify", "data=csv"]
+        settings += [] if "data=joint" in words else texts
+        kept = [one for one in settings if one.split("=")[0] not in {word.split("=")[0] for word in words}]
+        AcceleratorState._reset_state(reset_partial_state=True)
+        resumed = "resume=true" in words
+        results = run_training(compose_resumed(str(tmp_path / name), []) if resumed else compose([*kept, *words]))
+        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses = [record["loss"] for record in map(json.loads, lines) if record["kind"] == "train"]
+        plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
+        return {**results, "losses": losses, "plan": plan, "learner": learners[-1]}
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for handler in logging.getLogger().handlers[:]:
+        if handler not in handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+TOP = ["chain.split=2", "chain.stages.stage1.dropout=0"]
+NO_DROPOUT = [*TOP, "chain.stages.stage0.dropout=0"]
+FROZEN = [*TOP, "chain.stages.stage0.frozen=true", "chain.stages.stage0.eval_mode=true"]
+LORA = ["chain.stages.stage1.lora.r=2"]
+
+
+def read_of(results: dict[str, Any]) -> tuple[Batch, np.ndarray]:
+    learner = results["learner"]
+    (batch,) = learner.micro_batches_of(0)
+    return batch, learner.forward.reads.of(batch)
+
+
+@pytest.mark.parametrize(
+    ("words", "tolerance"),
+    [
+        (NO_DROPOUT, 1e-5),
+        (FROZEN, 1e-5),
+        ([*FROZEN, *LORA], 1e-5),
+        ([*NO_DROPOUT, "train.mixed_precision=bf16"], 3e-2),
+        ([*FROZEN, "chain.stages.stage0.dtype=bfloat16"], 3e-2),
+        ([*NO_DROPOUT, "train.micro_batch_size=1"], 1e-5),
+    ],
+    ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
+)
+def test_training_on_first_tokens_is_training_on_all(train: Train, words: list[str], tolerance: float) -> None:
+    found = train(*words)
+    assert found["plan"]["read_tokens_only"]
+    whole = train(*words, "train.padding_free=false", name="padded")
+    assert not whole["plan"]["read_tokens_only"]
+    assert found["losses"] == pytest.approx(whole["losses"], abs=tolerance)
+    values = found["test"]["after"]["values"]
+    assert values["loss"] == pytest.approx(whole["test"]["after"]["values"]["loss"], abs=tolerance)
+
+
+def test_a_frozen_body_needs_no_block_at_all(train: Train) -> None:
+    words = ["chain.stages.body={blocks: 'embeddings, :', frozen: true, eval_mode: true}"]
+    words += ["chain.stages.top={blocks: head}", "chain.order=[body,top]"]
+    found = train(*words)
+    assert found["plan"]["padding_free"] and found["plan"]["prefix_cache"]["used"]
+    plain = train(*words, "train.padding_free=false", "cache.prefix=false", name="plain")
+    assert found["losses"] == pytest.approx(plain["losses"], abs=1e-5)
+
+
+def test_a_broken_run_goes_on_bit_for_bit(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train("checkpoint.every=3", name="whole")
+    update = Learner.update
+
+    def broken(self: Learner, step: int) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return update(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", broken)
+        with pytest.raises((KeyboardInterrupt, ChainftError)):
+            train("checkpoint.every=3")
+    again = train("resume=true")
+    assert again["plan"]["from_step"] == 4 and again["losses"] == whole["losses"]
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert weights[0] == weights[1]
+
+
+def test_text_heads_of_encoders_read_first_tokens(train: Train) -> None:
+    _, read = read_of(train())
+    assert read[:, 0].all() and read.sum() == len(read)
+
+
+def test_text_heads_of_decoders_read_last_tokens(train: Train, tiny_decoder: Path) -> None:
+    batch, read = read_of(train(f"model={tiny_decoder}"))
+    assert read.argmax(axis=1).tolist() == (batch.lengths.numpy() - 1).tolist() and read.sum() == len(read)
+
+
+def test_taggers_read_tokens_with_a_tag(train: Train, ner_files: list[str]) -> None:
+    batch, read = read_of(train("task=ner", *ner_files))
+    assert (read == (batch.targets["labels"].numpy() != -100)).all()
+
+
+def test_writers_read_the_tokens_before_those_of_the_answer(train: Train, tiny_decoder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"anna met {word}", "response": f"{word} met anna"} for word in WORDS * 2]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["task=generate", "data=jsonl", f"model={tiny_decoder}", f"data.train={tmp_path / 'pairs.jsonl'}"]
+    words += ["data.validation=null", "data.test=null", "task.max_new_tokens=4", "train.max_steps=2"]
+    found = train(*words)
+    batch, read = read_of(found)
+    assert (read == (batch.targets["labels"].numpy() != -100)).all() and not read.all()
+    plain = train(*words, "train.padding_free=false", name="plain")
+    assert found["losses"] == pytest.approx(plain["losses"], abs=1e-5)
+
+
+def test_several_heads_read_what_each_reads(train: Train, texts: list[str], ner_files: list[str]) -> None:
+    files = [word.replace("data.", "data.tasks.mood.") for word in texts]
+    files += [word.replace("data.", "data.tasks.names.") for word in ner_files[1:]]
+    tasks = ["task.tasks.names.name=ner", "task.tasks.mood.name=classify", "train.batch_size=16"]
+    found = train("task=joint", "data=joint", *tasks, *files)
+    batch, read = read_of(found)
+    assert set(batch.shares) == {"names", "mood"}
+    mood, names = batch.shares["mood"], batch.shares["names"]
+    assert read[mood.rows, 0].all() and read[mood.rows].sum() == len(mood.rows)
+    assert read[names.rows].sum() == (names.batch.targets["labels"] != -100).sum()
+
+
+def test_a_loss_over_all_tokens_reads_all(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = "transformers.models.bert.modeling_bert.BertPooler.forward"
+    monkeypatch.setattr(head, lambda self, states: self.activation(self.dense(states.mean(dim=1))))
+    found = train()
+    assert found["learner"].forward.reads is None
+    assert found["plan"]["padding_free"] and not found["plan"]["read_tokens_only"]
+
+
+@pytest.mark.parametrize(("task", "narrow"), [("classify", True), ("ner", False)])
+def test_evaluations_run_without_padding_and_read_all_that_answers_need(
+    train: Train, ner_files: list[str], monkeypatch: pytest.MonkeyPatch, task: str, narrow: bool
+) -> None:
+    """A tag is predicted for every word, also for one whose own tag is not known."""
+    kept: list[bool] = []
+    run = Packing.run
+
+    def noted(self: Packing, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_inference_mode_enabled():
+            kept.append(kwargs["read"] is not None)
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(Packing, "run", noted)
+    words = ["task=ner", *ner_files] if task == "ner" else []
+    found = train(*words, "train.max_steps=2")
+    assert found["plan"]["read_tokens_only"] and kept and set(kept) == {narrow}
+    kept.clear()
+    train(*words, "train.max_steps=2", "train.padding_free=false", name="padded")
+    assert not kept

@@ -23,7 +23,7 @@ from chainft.errors import ConfigError, SecurityError, did_you_mean
 from chainft.installed import damaged, entry_points
 from chainft.plugin_checks import class_problems, version_problem
 
-Kind = Literal["task", "source", "metric", "head", "augmentation"]
+Kind = Literal["task", "source", "metric", "head", "connector", "augmentation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN = "chainft"
 """The package whose plug-ins are ours."""
@@ -32,6 +32,7 @@ PACKAGES: dict[Kind, str] = {
     "source": "chainft.data.sources",
     "metric": "chainft.metrics",
     "head": "chainft.heads",
+    "connector": "chainft.connectors",
     "augmentation": "chainft.augmentations",
 }
 """Where our own plug-ins of a kind are; `base` there has the class that all of them extend."""
@@ -40,6 +41,7 @@ GROUPS: dict[Kind, str] = {
     "source": "chainft.sources",
     "metric": "chainft.metrics",
     "head": "chainft.heads",
+    "connector": "chainft.connectors",
     "augmentation": "chainft.augmentations",
 }
 """Entry point groups."""

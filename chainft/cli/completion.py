@@ -135,7 +135,7 @@ def _plugin_keys(section: str, before: Sequence[str]) -> Iterator[str]:
     if section == "sweep":
         yield from kinds.leaf_paths(SweepConfig, at="sweep")
     for cls, kind in kinds.PLUGIN_KINDS.items():
-        if section == kinds.group_of(kind):
+        if section == kinds.node_of(kind):
             for plugin in registry.plugins(kind):
                 if plugin.distribution == registry.OWN or f"{section}={plugin.name}" in before:
                     yield from kinds.leaf_paths(kinds.concrete(cls, {"name": plugin.name}), at=section)
@@ -156,7 +156,7 @@ def _plugins_without_file(group: str) -> list[str]:
     from chainft.config import kinds
     from chainft.config.search import options
 
-    kind = next((kind for kind in kinds.PLUGIN_KINDS.values() if kinds.group_of(kind) == group), None)
+    kind = kinds.kind_of(group)
     return [plugin.name for plugin in registry.plugins(kind) if plugin.name not in options(group)] if kind else []
 
 

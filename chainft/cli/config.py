@@ -133,7 +133,7 @@ def _every_setting() -> Iterator[Setting]:
     yield from settings(RunConfig)
     yield from settings(SweepConfig, at="sweep")
     for cls, kind in kinds.PLUGIN_KINDS.items():
-        for _, own in _plugin_settings(cls, kinds.group_of(kind)):
+        for _, own in _plugin_settings(cls, kinds.node_of(kind)):
             yield from own
 
 

@@ -1,4 +1,4 @@
-"""`chainft new task|source|metric|head NAME [--path FOLDER]`: a package of your own that works, to start from.
+"""`chainft new KIND NAME [--path FOLDER]`: a package of your own that works, to start from.
 
 The files come from `chainft/templates`: `common` and the folder of the kind, with NAME and PACKAGE in their paths and
 `$name` and the like in their text filled in. Nothing is imported.
@@ -16,7 +16,7 @@ from string import Template
 
 from chainft import __version__, registry
 from chainft.cli.flags import HELP, Flag, flag_lines, split
-from chainft.config.kinds import group_of
+from chainft.config.kinds import node_of
 from chainft.config.search import CONFIGS, options
 from chainft.errors import ConfigError, StorageError, did_you_mean
 
@@ -31,6 +31,8 @@ _TRY = {
     "source": "chainft train task=classify data=starter_{name}",
     "metric": "chainft train task=classify 'task.metrics=[classification,{name}]'",
     "head": "chainft train task=classify head={name}",
+    "connector": "chainft train task=classify chain=cascade chain.stages.second.connector.name={name}",
+    "augmentation": "chainft augment task=classify augment={name} --output more",
 }
 
 
@@ -61,7 +63,7 @@ def check_name(kind: registry.Kind, name: str) -> None:
     """Raise ConfigError for a name that Python, chainft or an installed package does not leave free."""
     problem = help = None
     taken = {plugin.name: plugin for plugin in registry.plugins(kind)}
-    group = group_of(kind)
+    group = node_of(kind)
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         problem = "is not a name of lower-case letters, digits and underscores that begins with a letter"
         plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_0123456789")
@@ -70,7 +72,7 @@ def check_name(kind: registry.Kind, name: str) -> None:
         problem = f"has {len(name)} letters, the most is {MAX_NAME}"
     elif name in taken:
         problem = f"exists already: there is such a {kind} in the package {taken[name].distribution!r}"
-    elif kind != "metric" and name in options(group):
+    elif name in options(group):
         problem = f"exists already: there is a config {group}/{name}.yaml"
     elif find_spec(_package(name)) is not None:
         problem = f"is taken: a package {_package(name)!r} is installed"
@@ -129,7 +131,7 @@ def files(kind: registry.Kind, name: str) -> dict[str, str]:
 def _entry_points(kind: registry.Kind, name: str) -> str:
     package = _package(name)
     tables = {registry.GROUPS[kind]: f"{package}.{kind}:PLUGIN"}
-    if kind != "metric":
+    if (_TEMPLATES / kind / "src" / "PACKAGE" / "conf").is_dir():
         tables[CONFIGS] = f"{package}.conf"
     return (
         "".join(
@@ -157,7 +159,7 @@ def _kind(word: str) -> registry.Kind:
 
 def _help() -> str:
     lines = [
-        "usage: chainft new task|source|metric|head NAME [--path FOLDER]",
+        f"usage: chainft new {'|'.join(registry.KINDS)} NAME [--path FOLDER]",
         "",
         "Write a package with a plug-in that works: its code, settings (YAML), data and tests, to make your own.",
         "",

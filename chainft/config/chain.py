@@ -46,6 +46,14 @@ class AuxiliaryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConnectorConfig:
+    """A module between linked models. Each plug-in adds its own fields."""
+
+    name: str
+    """The connector plug-in: one of chainft's or of an installed package."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage: which part of the computation it is, and what training may change in it."""
 
@@ -81,8 +89,9 @@ class StageConfig:
     receive: Literal["previous", "all"] = "previous"
     """Linked models: read the hidden states of the stage before (message passing), or a learned mix of the outputs of
     all stages before (state sharing)."""
-    connector: Literal["auto", "linear", "none"] = "auto"
-    """Linked models: what stands between hidden states; auto: a linear map where the widths differ, else nothing."""
+    connector: Literal["auto", "linear", "none"] | ConnectorConfig = "auto"
+    """Linked models: what stands between hidden states; auto: a linear map where the widths differ, else nothing; or a
+    plug-in with its settings, `{name: mlp}`."""
     residual: bool = False
     """Linked models: add what is received to the stage's own embeddings instead of replacing them."""
     auxiliary: AuxiliaryConfig | None = None

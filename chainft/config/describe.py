@@ -36,6 +36,7 @@ def settings(cls: type, *, at: str = "", data: object = None) -> Iterator[Settin
         if inner is not None:
             below = data.get(info.name) if isinstance(data, Mapping) else None
             yield from settings(kinds.concrete(inner, below), at=key, data=below)
+        if inner is not None and not kinds.choices(info.kind):
             continue
         default = None if info.default is kinds.REQUIRED else kinds.show(kinds.dump(info.default))
         yield Setting(key, kinds.expected(info.kind), default, docs.get(info.attribute, ""))

@@ -14,11 +14,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from chainft import registry
+from chainft.config.chain import ConnectorConfig
 from chainft.config.ranges import Limits
 from chainft.config.run import DataConfig, HeadConfig, TaskConfig
 
-PLUGIN_KINDS: Mapping[type, registry.Kind] = {TaskConfig: "task", DataConfig: "source", HeadConfig: "head"}
+PLUGIN_KINDS: Mapping[type, registry.Kind] = {
+    TaskConfig: "task",
+    DataConfig: "source",
+    HeadConfig: "head",
+    ConnectorConfig: "connector",
+}
 """Config classes of which the plug-in named in `name` has the real one."""
+
+_NODES: Mapping[registry.Kind, str] = {
+    "task": "task",
+    "source": "data",
+    "metric": "task.metrics",
+    "head": "head",
+    "connector": "chain.stages.NAME.connector",
+    "augmentation": "augment",
+}
 
 REQUIRED: Any = dataclasses.MISSING
 
@@ -74,9 +89,14 @@ def named_class(kind: Any) -> type | None:
     return config_class(get_args(base)[1]) if is_mapping else None
 
 
-def group_of(kind: registry.Kind) -> str:
-    """The node of the config in which a plug-in of this kind is named."""
-    return "data" if kind == "source" else kind
+def node_of(kind: registry.Kind) -> str:
+    """The node of the config in which a plug-in of this kind is named, as its `name`."""
+    return _NODES[kind]
+
+
+def kind_of(group: str) -> registry.Kind | None:
+    """The kind of the plug-ins that a group of the config names; None: it names none."""
+    return next((kind for kind in PLUGIN_KINDS.values() if node_of(kind) == group), None)
 
 
 def must_be_named(cls: type) -> bool:
@@ -84,8 +104,8 @@ def must_be_named(cls: type) -> bool:
     return cls in PLUGIN_KINDS and next(info for info in fields_of(cls) if info.name == "name").default is REQUIRED
 
 
-def concrete(cls: type, data: object) -> type:
-    """The config class of the plug-in that `data` names, or `cls` where none applies.
+def concrete(cls: type, data: object, at: str | None = None) -> type:
+    """The config class of the plug-in that `data` names, or `cls` where none applies; `at`: its key, for messages.
 
     Raises ConfigError for a name that is no plug-in, SecurityError for one that is not allowed.
     """
@@ -93,7 +113,7 @@ def concrete(cls: type, data: object) -> type:
     name = data.get("name") if isinstance(data, Mapping) else None
     if kind is None or not isinstance(name, str):
         return cls
-    found: type = registry.find(kind, name, key=f"{group_of(kind)}.name").config_class
+    found: type = registry.find(kind, name, key=f"{at or node_of(kind)}.name").config_class
     return found
 
 
@@ -123,10 +143,10 @@ def leaf_paths(cls: type, data: object = None, *, at: str = "") -> Iterator[str]
         if named is not None and isinstance(below, Mapping):
             for name in below:
                 yield from leaf_paths(concrete(named, below[name]), below[name], at=f"{path}.{name}")
-        if inner is None:
+        if inner is None or choices(info.kind):
             yield path
-            continue
-        yield from leaf_paths(concrete(inner, below), below, at=path)
+        if inner is not None:
+            yield from leaf_paths(concrete(inner, below), below, at=path)
 
 
 def defaults_of(cls: type, data: object = None) -> dict[str, Any]:
@@ -135,7 +155,7 @@ def defaults_of(cls: type, data: object = None) -> dict[str, Any]:
     for info in fields_of(cls):
         inner = config_class(info.kind)
         below = data.get(info.name) if isinstance(data, Mapping) else None
-        if inner is not None:
+        if inner is not None and not choices(info.kind):
             found[info.name] = defaults_of(concrete(inner, below), below)
         elif info.default is not REQUIRED:
             found[info.name] = dump(info.default)

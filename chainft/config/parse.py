@@ -136,7 +136,7 @@ class _Reader:
         if kinds.must_be_named(base) and data.get("name") is None:
             return self._missing(base, at)
         try:
-            cls = kinds.concrete(base, data)
+            cls = kinds.concrete(base, data, at)
         except ConfigError as error:
             self.problems.extend(error.problems)
             return _WRONG

@@ -70,7 +70,7 @@ def _group_word(hydra: Composer, group: str, value: object, override: Override) 
         return [f"{group}={override.get_value_element_as_str()}"]
     if group == "model":
         return [f"++model.path={_quoted(str(value))}"]
-    kind = next((kind for kind in kinds.PLUGIN_KINDS.values() if kinds.group_of(kind) == group), None)
+    kind = kinds.kind_of(group)
     plugins = [plugin.name for plugin in registry.plugins(kind)] if kind else []
     if value in plugins:
         return [f"++{group}.name={value}"]

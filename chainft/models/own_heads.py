@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from chainft.config.parse import dump, parse
 from chainft.config.run import HeadConfig
 from chainft.errors import ConfigError, ModelError
+from chainft.models.foreign_modules import check_module
 from chainft.models.heads import body_prefixes
 from chainft.models.task_modules import TaskModule
 from chainft.models.tensor_index import tensors_below
@@ -42,8 +41,10 @@ def put_head(model: PreTrainedModel, config: HeadConfig) -> str:
     path = _last_layer(model, config)
     layer = model.get_submodule(path)
     assert isinstance(layer, nn.Linear)
-    head = find("head", str(config.name), key="head.name")(config).build(layer.in_features, layer.out_features)
-    _check(head, config, width=layer.in_features, num_outputs=layer.out_features)
+    width, num_outputs = layer.in_features, layer.out_features
+    head = find("head", str(config.name), key="head.name")(config).build(width, num_outputs)
+    shapes = ((2, width), (2, 3, width))
+    check_module(head, shapes, num_outputs, what=f"head {config.name!r}", key="head.name")
     model.set_submodule(path, head)
     setattr(model.config, _HEAD, dump(config))
     return path
@@ -143,27 +144,3 @@ def _last_layer(model: PreTrainedModel, config: HeadConfig) -> str:
             help="take a model whose head ends in a linear layer, or leave head away",
         )
     return paths[-1]
-
-
-def _check(head: Any, config: HeadConfig, *, width: int, num_outputs: int) -> None:
-    """Raise ConfigError for what does not map (B, D) to (B, C) and (B, L, D) to (B, L, C)."""
-    if not isinstance(head, nn.Module):
-        raise _unfit(config, f"build() gave a {type(head).__name__}, not a torch.nn.Module")
-    mode, state = head.training, torch.random.get_rng_state()
-    head.train(False)
-    with torch.no_grad():
-        for shape in ((2, width), (2, 3, width)):
-            try:
-                found = head(torch.zeros(shape))
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                raise _unfit(config, f"of hidden states {list(shape)} it fails: {error}") from error
-            wanted = [*shape[:-1], num_outputs]
-            if not isinstance(found, Tensor) or list(found.shape) != wanted:
-                given = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-                raise _unfit(config, f"of hidden states {list(shape)} it makes {given}, not scores {wanted}")
-    head.train(mode)
-    torch.random.set_rng_state(state)
-
-
-def _unfit(config: HeadConfig, because: str) -> ConfigError:
-    return ConfigError(f"head {config.name!r} is no head: {because}", slug="broken-plugin", key="head.name")

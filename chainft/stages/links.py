@@ -23,6 +23,7 @@ from chainft.models.load import body_options
 from chainft.stages.exits import EarlyExit
 from chainft.stages.inject import Entrance
 from chainft.stages.links_config import Link, LinkedConfig
+from chainft.stages.own_connectors import make_connector
 
 
 class ScalarMix(nn.Module):
@@ -252,8 +253,13 @@ def stage_of(parameter: str) -> str:
 
 
 def _connectors(name: str, links: Mapping[str, Link]) -> nn.ModuleDict:
-    width = links[name].width_in
-    return nn.ModuleDict({one: _linear(links[one].width_out, width) for one in links[name].connected})
+    return nn.ModuleDict({one: _connector(links[name], links[one].width_out) for one in links[name].connected})
+
+
+def _connector(link: Link, width_in: int) -> nn.Module:
+    if link.connector is not None:
+        return make_connector(link.connector, width_in, link.width_in)
+    return _linear(width_in, link.width_in)
 
 
 def _linear(width_in: int, width_out: int) -> nn.Linear:

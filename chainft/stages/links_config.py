@@ -38,6 +38,8 @@ class Link:
     """Those of the sources that go through a linear map."""
     residual: bool = False
     """What is received is added to the stage's own embeddings."""
+    connector: Mapping[str, Any] | None = None
+    """Settings of the plug-in that makes these maps; None: they are linear."""
     auxiliary: float | None = None
     """Weight of the loss of its own head; None: it has no head, unless it is the last stage."""
 

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from chainft.auto_classes import LINKED
-from chainft.config.chain import ChainConfig
+from chainft.config.chain import ChainConfig, ConnectorConfig
+from chainft.config.parse import dump
 from chainft.config.run import ModelConfig, RunConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.load import (
@@ -188,7 +189,8 @@ def _link(name: str, chain: ChainConfig, model: PreTrainedModel, widths: Mapping
         width_out,
         sources=sources,
         is_mix=bool(sources) and stage.receive == "all",
-        connected=sources if stage.connector == "linear" else tuple(unlike),
+        connected=tuple(unlike) if stage.connector in ("auto", "none") else sources,
+        connector=dump(stage.connector) if isinstance(stage.connector, ConnectorConfig) and sources else None,
         residual=stage.residual and bool(sources),
         auxiliary=stage.auxiliary.weight if stage.auxiliary and name != chain.order[-1] else None,
     )

@@ -204,7 +204,7 @@ class Wrong(Head):
     ("makes", "cause"),
     [
         (lambda width, outputs: 3, "gave a int, not a torch.nn.Module"),
-        (lambda width, outputs: nn.Linear(width, outputs + 1), r"makes \[2, 3\], not scores \[2, 2\]"),
+        (lambda width, outputs: nn.Linear(width, outputs + 1), r"makes \[2, 3\], not \[2, 2\]"),
         (lambda width, outputs: nn.Linear(width + 1, outputs), "it fails: mat1 and mat2"),
         (lambda width, outputs: nn.GRU(width, outputs), "it makes tuple"),
     ],

@@ -95,7 +95,10 @@ def test_it_says_what_to_type_next(
         (["task", ""], "is not a name"),
         (["task", LONGEST + "x"], f"has {MAX_NAME + 1} letters"),
         (["taks", "own"], "did you mean 'task'?"),
-        (["stage", "own"], "there is no kind 'stage' of plug-in; there are: task, source, metric, head"),
+        (
+            ["stage", "own"],
+            "there is no kind 'stage' of plug-in; there are: task, source, metric, head, connector, augmentation",
+        ),
         (["task"], "one name is needed, 0 are given"),
         (["task", "a", "b"], "one name is needed, 2 are given"),
         (["task", "own", "--pth", "x"], "unknown flag '--pth'"),

@@ -64,7 +64,8 @@ def load_tokenizer(config: ModelConfig, *, needs_offsets: bool = True) -> PreTra
 def load_config(config: ModelConfig) -> PreTrainedConfig:
     """The model's Hugging Face config, without weights."""
     place = locate(config)
-    if place.folder is not None and (marked := read_marked(place.folder)) is not None:
+    has_config = place.folder is not None and place.gguf_file is None  # A GGUF file holds its config itself.
+    if place.folder is not None and has_config and (marked := read_marked(place.folder)) is not None:
         return marked
     with explained(place, "config"):
         loaded: PreTrainedConfig = AutoConfig.from_pretrained(place.name, **place.options())

@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
-from chainft.models.load import load_model, load_tokenizer, max_length_of
+from chainft.models.load import load_config, load_model, load_tokenizer, max_length_of
 from chainft.models.read import _forget_quantization
+from chainft.models.weights import Located
 
 
 def task(folder: Path, names: list[str], auto: str = "AutoModelForSequenceClassification") -> Any:
@@ -179,3 +180,13 @@ def test_weights_out_of_a_gguf_file_can_be_saved_again(tiny_encoder: Path, tmp_p
     model.bert.pooler.dense.weight.data = model.bert.pooler.dense.weight.data.half()
     with pytest.raises(ModelError, match=r"bert\.pooler\.dense\.weight"):
         _forget_quantization(model)
+
+
+def test_a_gguf_file_needs_no_config_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the package of smollm2; this one is none, which is told as such."""
+    (tmp_path / "model.gguf").write_bytes(b"no GGUF")
+    place = Located(str(tmp_path), gguf_file="model.gguf")
+    monkeypatch.setattr("chainft.models.load.locate", lambda config: place)
+    with pytest.raises(ModelError) as caught:
+        load_config(ModelConfig(path="smollm2"))
+    assert caught.value.problems[0].slug == "cannot-load"

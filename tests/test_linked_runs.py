@@ -97,7 +97,7 @@ def test_linked_decoders_generate_what_each_token_by_token_would(tiny_decoder: P
     config = RunConfig(task=task.config, data=DataConfig(name="jsonl"), model=model, chain=chain)
     linked = build_linked(config, task, seed=1).model.eval()
     ids, lengths = torch.tensor([[2, 10, 11, 12, 13], [2, 20, 0, 0, 0]]), torch.tensor([5, 2])
-    options: Any = {"count": 1, "pad_token_id": 0, "eos_token_id": 3, "start": {}}
+    options: Any = {"count": 1, "pad_token_id": 0, "eos_token_id": 3, "options": {}}
     found = generate(linked, ids, lengths, settings=task.config, **options)
     for row, length in enumerate(lengths.tolist()):
         text = ids[row : row + 1, :length]

@@ -26,6 +26,7 @@ class ModelsOwnLoss:
     """Stands for a task: the loss is the one that the model computes."""
 
     arguments = Task.arguments
+    planned = Task.planned
 
     def loss(self, output: Any, batch: Batch) -> torch.Tensor:
         loss: torch.Tensor = output.loss

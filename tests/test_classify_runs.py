@@ -81,7 +81,9 @@ def test_texts_out_of_scope_are_rejected_by_a_threshold_from_validation(
     ]
     refused = chainft("train", *fast, *files)
     assert refused.returncode == 3 and "'oos' is in validation" in refused.stderr
-    succeed(chainft("train", *fast, "task.reject=auto", "task.temperature=auto", *files))
+    longer = [word for word in fast if not word.startswith(("train.num", "optimizer.lr"))]
+    longer += ["train.num_train_epochs=16", "optimizer.lr=0.002"]
+    succeed(chainft("train", *longer, "task.reject=auto", "task.temperature=auto", *files))
     found = results(tmp_path)
     assert 0 < found["tuned"]["reject"] < 1 and found["tuned"]["temperature"] > 0
     after = found["test"]["after"]["values"]

@@ -21,7 +21,7 @@ from chainft.report.commands import next_commands
 from chainft.report.plan_words import plan_lines
 from chainft.report.run_files import Outcome, outcome_of
 from chainft.report.tables import baselines_table, render, shorten
-from chainft.report.words import change, judgement, meaning, number, plural, printable
+from chainft.report.words import change, judgement, meaning, number, plural, printable, short
 from chainft.tasks.base import Scores, Table
 
 _SEVERITY = {"error": "bold red", "warning": "yellow", "info": "dim"}
@@ -88,6 +88,12 @@ def print_results(results: Mapping[str, Any], *, console: Console | None = None)
     _print_headline(target, outcome)
     target.print(render(_values_table(outcome), target))
     target.print()
+    if chosen := results.get("tuned"):
+        told = ", ".join(
+            f"task.{name} = {short(value) if isinstance(value, float) else value}" for name, value in chosen.items()
+        )
+        target.print(Text(f"Chosen on validation: {printable(told)}"), soft_wrap=True)
+        target.print()
     if compared := baselines_table(outcome):
         target.print(render(compared, target))
         target.print()

@@ -11,6 +11,7 @@ from chainft.config.run import RunConfig
 from chainft.data.example import Split
 from chainft.infer.engine import Engine
 from chainft.run_folder import RunFolder
+from chainft.tasks.base import Task
 from chainft.train.baselines import score_baselines
 from chainft.train.checkpoint import Checkpoint
 from chainft.train.evaluations import Evaluations, Kept, read_pairs
@@ -95,8 +96,14 @@ def _tune(prepared: Prepared, kept: Kept | None, engine: Engines, folder: RunFol
         if kept is None:
             score_and_write(engine("validation"), prepared, "validation", path=path)
         task.config = task.tuned(read_pairs(path, prepared))
-    settings: dict[str, Any] = dump(task.config)
-    return settings
+    return _chosen(task)
+
+
+def _chosen(task: Task) -> dict[str, Any]:
+    """The settings that validation chose; of several tasks as `<task>.<setting>`."""
+    settings = dump(task.config)
+    own = {name: settings[name] for name in task.tuned_fields}
+    return own | {f"{name}.{key}": value for name, one in task.tasks.items() for key, value in _chosen(one).items()}
 
 
 def _results(config: RunConfig, fit: Fit, best: Checkpoint | None, scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,9 @@ _WORD = re.compile(r"\w+")
 _OTHER = "other"
 
 
+_NOTE = "Counts questions."
+
+
 @dataclass
 class _Tally:
     """Sums over questions."""
@@ -85,11 +88,11 @@ class Squad(Metric):
             values["no_answer_accuracy"] = without[0]
             rows = [("with an answer", *with_answer), ("without an answer", *without)]
         rows.append(("all", exact, f1, count))
-        tables = [Table("Questions", ("", "exact match", "F1", "questions"), tuple(rows))]
+        tables = [Table("Questions", ("", "exact match", "F1", "questions"), tuple(rows), _NOTE)]
         words = sorted(self._words, key=lambda word: (word == _OTHER, -self._words[word].questions, word))
         if words != [_OTHER]:
             kinds = tuple((word, *self._words[word].rates) for word in words)
-            tables.append(Table("By question word", ("question word", "exact match", "F1", "questions"), kinds))
+            tables.append(Table("By question word", ("question word", "exact match", "F1", "questions"), kinds, _NOTE))
         return Scores(values, tuple(tables), charts=tuple(self._charts(words)), meanings=_MEANINGS)
 
     def _charts(self, words: Iterable[str]) -> Iterable[Chart]:

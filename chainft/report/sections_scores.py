@@ -64,7 +64,7 @@ def _baselines(outcome: Outcome) -> Child:
     if table is None:
         return None
     note = "What is reached without the model; training was worth it where the model does better."
-    return [tag("h3", table.title), tag("p", note, class_="note"), _grid(table, table.rows, ())]
+    return [tag("h3", table.title), tag("p", note, class_="note"), _grid(table, table.rows, (), bars=False)]
 
 
 def _value_row(name: str, scores: Scores, before: Scores | None, validation: Scores | None, *, main: bool) -> Html:
@@ -117,8 +117,8 @@ def unit_note(table: Table) -> str | None:
     return min(found)[1] if found else None
 
 
-def _grid(table: Table, classes: Sequence[Row], averages: Sequence[Row]) -> Html:
-    column = deciding_column(table)
+def _grid(table: Table, classes: Sequence[Row], averages: Sequence[Row], *, bars: bool = True) -> Html:
+    column = deciding_column(table) if bars else None
     head = [
         [
             tag("th", name, scope="col", class_="number" if index else None),

@@ -6,6 +6,8 @@ import numpy as np
 
 COOLEST, HOTTEST = 0.1, 10.0
 """Bounds of the temperature."""
+_MOST = np.nextafter(1.0, 0.0)
+"""The highest threshold: the float before 1."""
 _HALVINGS = 60
 """Bisections of an interval between them: it shrinks to less than the spacing of floats."""
 
@@ -49,6 +51,8 @@ def best_rejection(confidence: np.ndarray, *, right: np.ndarray, out_of_scope: n
     kept = np.concatenate([[0], np.cumsum(right[order])])
     correct = rejected + kept[-1] - kept  # and the others are not: (N + 1,)
     places = _cuts(ordered)
+    if len(ordered) and ordered[-1] >= _MOST:  # A text that is as good as certain is above any threshold.
+        places = places[:-1]
     best = places[int(np.argmax(correct[places]))]
     return _between(ordered, best)
 
@@ -84,4 +88,4 @@ def _between(ordered: np.ndarray, count: int) -> float:
     above = ordered[count] if count < len(ordered) else 1.0
     middle = (below + above) / 2
     # Rounding may bring the middle of two neighbouring floats down to the lower one, and 1.0 may be a probability.
-    return float(np.clip(middle if middle > below else above, np.finfo(float).tiny, np.nextafter(1.0, 0.0)))
+    return float(np.clip(middle if middle > below else above, np.finfo(float).tiny, _MOST))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example as case
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -74,6 +75,7 @@ def test_where_no_temperature_is_the_best_it_stays_one_or_within_its_bounds() ->
     assert best_temperature(many, np.array([1] + [0] * 99_999)) == pytest.approx(COOLEST)
 
 
+@case([(1.0, "foreign"), (1.0, "foreign"), (0.5, "right")])
 @given(st.lists(st.tuples(SCORES, st.sampled_from(["right", "wrong", "foreign"])), min_size=1, max_size=30))
 def test_no_threshold_of_rejection_has_a_better_accuracy(texts: list[tuple[float, str]]) -> None:
     confidence = np.array([score for score, _ in texts])

@@ -54,14 +54,17 @@ class Evaluations:
         best = self._checkpoints.best()
         self._remove(but={step, *([best.step] if best else [])})
         scores = score_and_write(self._engine(), self._prepared, "validation", path=self._predictions(step))
-        write_json(self._scores(step), scores_to_json(scores))
+        write_json(self._scores(step), {"data": self._prepared.splits.fingerprint, "scores": scores_to_json(scores)})
         return scores
 
     def of(self, step: int) -> Kept | None:
-        """What the evaluation of `step` found; None where there was none."""
+        """What the evaluation of `step` found; None where there was none, or it was of other data than now."""
         if not (self._scores(step).is_file() and self._predictions(step).is_file()):
             return None
-        return Kept(self._predictions(step), json.loads(self._scores(step).read_text(encoding="utf-8")))
+        found = json.loads(self._scores(step).read_text(encoding="utf-8"))
+        if found["data"] != self._prepared.splits.fingerprint:
+            return None
+        return Kept(self._predictions(step), found["scores"])
 
     def clear(self) -> None:
         """Remove what all evaluations left."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -18,8 +19,10 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example
 from chainft.infer.engine import Engine
 from chainft.infer.trained import load_task
-from chainft.tasks.base import Prediction
+from chainft.run_folder import RunFolder
+from chainft.tasks.base import Prediction, Scores
 from chainft.tasks.ner import Ner, NerConfig
+from chainft.train import evaluations
 from chainft.train.session import run_training
 
 Train = Callable[..., dict[str, Any]]
@@ -80,6 +83,25 @@ def test_merged_adapters_are_scored_anew_and_baselines_can_be_left_out(train: Tr
     results = train(*words, "evaluation.baselines=false")
     assert len(passes) == 5
     assert "baselines" not in results
+
+
+def test_what_an_evaluation_found_holds_for_its_data_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may go on with changed data: its best step may have been evaluated on other examples."""
+
+    def write(engine: Any, prepared: Any, split: str, *, path: Path) -> Scores:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("", encoding="utf-8")
+        return Scores({"loss": 0.5})
+
+    monkeypatch.setattr(evaluations, "score_and_write", write)
+    checkpoints: Any = SimpleNamespace(best=lambda: None)
+    prepared: Any = SimpleNamespace(splits=SimpleNamespace(fingerprint="before"))
+    made = evaluations.Evaluations(prepared, RunFolder(tmp_path), checkpoints, lambda: None)  # type: ignore[arg-type,return-value]
+    made(7)
+    kept = made.of(7)
+    assert kept is not None and kept.scores["values"] == {"loss": 0.5}
+    prepared.splits.fingerprint = "after"
+    assert made.of(7) is None
 
 
 @dataclass(frozen=True, kw_only=True)

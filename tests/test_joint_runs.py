@@ -124,7 +124,7 @@ def test_runs_over_one_frozen_trunk_are_joined(
         (["data.tasks.mood.train=absent.csv"], "data.tasks.mood.train"),
         (["data.tasks.mood.columns.text=sentence"], "data.tasks.mood.columns.text"),
         (["evaluation.metric=mood/f1"], "mood/f1_macro"),
-        (["chain=cascade"], "task=joint learns several heads on one model"),
+        (["chain=cascade"], "several heads are learned on one model"),
     ],
 )
 def test_wrong_settings_are_told_with_their_place(

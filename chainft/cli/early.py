@@ -39,7 +39,7 @@ def check_early(config: RunConfig) -> None:
 
 
 def _check_data(data: DataConfig, task: Task) -> None:
-    if task.tasks or isinstance(data, JointDataConfig):
+    if not task.has_own_data or isinstance(data, JointDataConfig):
         for name, one in check_parts(data, task).items():
             with named(name):
                 _check_data(one, task.tasks[name])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from chainft.config.joint import JointConfig
 from chainft.config.run import RunConfig
 from chainft.errors import Problem
 from chainft.registry import find
@@ -17,7 +16,7 @@ def head_has_a_place(config: RunConfig) -> Iterator[Problem]:
     if config.head.name is None:
         return
     reason = None
-    if isinstance(config.task, JointConfig):
+    if not find("task", config.task.name, key="task.name").auto_class:
         reason = "several tasks on one trunk keep the heads of their models"
     elif config.chain.is_linked:
         reason = "linked models keep the heads of their models"

@@ -50,7 +50,7 @@ def whole_lengths(examples: Sequence[Example], store: FeatureStore, task: Task) 
 def label_counts(task: Task, examples: Sequence[Example]) -> Counter[str]:
     """How often each label occurs in the gold fields of the examples; of several tasks as `<task>/<label>`."""
     counts: Counter[str] = Counter()
-    for name, one in task.tasks.items():
+    for name, one in ({} if task.has_own_data else task.tasks).items():
         own = label_counts(one, of_task({"train": examples}, name).get("train", []))
         counts.update({f"{name}/{label}": count for label, count in own.items()})
     for field in task.fields:

@@ -43,7 +43,7 @@ def load_joint(config: DataConfig, task: Task, *, trains: bool) -> Splits:
 
 def check_parts(config: DataConfig, task: Task) -> Mapping[str, DataConfig]:
     """The data of each task, by its name. Raises ConfigError unless exactly the tasks have data."""
-    if not isinstance(config, JointDataConfig) or not task.tasks:
+    if not isinstance(config, JointDataConfig) or task.has_own_data:
         raise ConfigError(
             f"task {task.config.name!r} cannot read the data source {config.name!r}: task=joint and data=joint are "
             "for each other",

@@ -48,7 +48,7 @@ def load_splits(config: DataConfig, task: Task, *, trains: bool = True) -> Split
 
     `trains=False`: training data need not be there, as for evaluation.
     """
-    if isinstance(config, JointDataConfig) or task.tasks:
+    if isinstance(config, JointDataConfig) or not task.has_own_data:
         return load_joint(config, task, trains=trains)
     source: Source = find("source", config.name, key="data.name")(config)
     check_settings(task, config)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -102,25 +103,27 @@ class Engine:
         self, examples: Sequence[Example], windows: Sequence[Sequence[Arrays]], first: int, *, first_feature: int = 0
     ) -> Iterator[Predicted]:
         """Predict a stretch of examples, the first of which has number `first`, and its feature `first_feature`."""
-        rows = [window for several in windows for window in several]
-        raw = self._run(rows, first_feature) if rows else []
-        position = 0
-        for offset, (example, several) in enumerate(zip(examples, windows, strict=True)):
-            mine = raw[position : position + len(several)]
-            position += len(several)
-            yield Predicted(first + offset, example, self.task.decode(example, several, mine))
+        raw = self._run(windows, first_feature)
+        found = [self.task.decode(*one) for one in zip(examples, windows, raw, strict=True)]
+        more = [self.task.follow_up(*one) for one in zip(examples, found, strict=True)]
+        raw = self._run(more, None)
+        for offset, (example, *answer) in enumerate(zip(examples, found, more, raw, strict=True)):
+            yield Predicted(first + offset, example, self.task.concluded(*answer))
 
-    def _run(self, rows: Sequence[Arrays], first_feature: int) -> list[object]:
-        """The raw result of each feature, in the order of `rows`."""
+    def _run(self, windows: Sequence[Sequence[Arrays]], first_feature: int | None) -> list[list[object]]:
+        """The raw results of the features of each example; None: these are in no store, and have no numbers there."""
+        rows = [window for several in windows for window in several]
         results: list[object] = [None] * len(rows)
         for chosen in by_length(feature_lengths(rows), self.batch_size):
             self.poll()
-            raw = self._run_batch([rows[i] for i in chosen], first_feature + chosen)
+            numbers = None if first_feature is None else first_feature + chosen
+            raw = self._run_batch([rows[i] for i in chosen], numbers)
             for row, result in zip(chosen, raw, strict=True):
                 results[row] = result
-        return results
+        rest = iter(results)
+        return [list(islice(rest, len(several))) for several in windows]
 
-    def _run_batch(self, rows: Sequence[Arrays], chosen: np.ndarray) -> Sequence[object]:
+    def _run_batch(self, rows: Sequence[Arrays], chosen: np.ndarray | None) -> Sequence[object]:
         """One forward pass; in halves when memory runs out."""
         try:
             return self._forward(rows, chosen)
@@ -135,13 +138,15 @@ class Engine:
                     help="lower model.max_length or take a smaller model",
                 ) from error
         half = len(rows) // 2
-        return [*self._run_batch(rows[:half], chosen[:half]), *self._run_batch(rows[half:], chosen[half:])]
+        numbers = (None, None) if chosen is None else (chosen[:half], chosen[half:])
+        return [*self._run_batch(rows[:half], numbers[0]), *self._run_batch(rows[half:], numbers[1])]
 
-    def _forward(self, rows: Sequence[Arrays], chosen: np.ndarray) -> Sequence[object]:
-        batch = self.task.collate(rows, [int(i) for i in chosen]).to(self.model.device)
+    def _forward(self, rows: Sequence[Arrays], chosen: np.ndarray | None) -> Sequence[object]:
+        numbers = range(len(rows)) if chosen is None else chosen
+        batch = self.task.collate(rows, [int(i) for i in numbers]).to(self.model.device)
         was_training = self.model.training
         self.model.train(False)
-        forward = self.forward
+        forward = None if chosen is None else self.forward
         model: Any = self.model if forward is None else lambda **_: forward(batch)
         try:
             with torch.inference_mode(), self.autocast():

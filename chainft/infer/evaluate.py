@@ -38,7 +38,7 @@ def evaluate_run(
     splits = load_splits(config.data, trained.task, trains=False)
     examples = splits.examples.get(split, ())
     if not examples:
-        key = f"data.tasks.NAME.{split}" if trained.task.tasks else f"data.{split}"
+        key = f"data.{split}" if trained.task.has_own_data else f"data.tasks.NAME.{split}"
         raise DataError(
             f"the data have no {split} examples",
             slug="no-examples",
@@ -73,7 +73,7 @@ def check_labels(task: Task, examples: Sequence[Example], split: Split) -> None:
             Problem(
                 "unknown-label",
                 f"{split} has the label {name!r} ({counts[name]} {'time' if counts[name] == 1 else 'times'}), which the model never learned",
-                key=f"data.tasks.{name.partition('/')[0]}.{split}" if task.tasks else f"data.{split}",
+                key=f"data.{split}" if task.has_own_data else f"data.tasks.{name.partition('/')[0]}.{split}",
                 help=f"{did_you_mean(name, task.labels.names) or f'the model knows {_known(task)}.'} "
                 "If it is right, set data.unseen_labels=allow (it counts as missed)",
             )

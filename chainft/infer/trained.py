@@ -27,6 +27,7 @@ from chainft.stages.precision import DTYPES, set_dtype
 from chainft.stages.sharing import Ties, retie, untied_state
 from chainft.stages.trunk import JointModel
 from chainft.stages.trunk_load import join
+from chainft.tasks._heads import Heads
 from chainft.tasks.base import AUTO, Labels, Task
 from chainft.tasks.joint import Joint
 
@@ -80,6 +81,7 @@ def _state_of(task: Task) -> dict[str, Any]:
         "task": dump(task.config),
         "labels": list(task.labels.names),
         "label_counts": dict(task.labels.counts),
+        "learned": dict(task.learned),
         "max_length": task.max_length,
     }
 
@@ -141,8 +143,9 @@ def _load_joint(folder: Path, state: Mapping[str, Any], config: TaskConfig | Non
     model = join(
         {name: part.model for name, part in parts.items()}, where={name: str(p.folder) for name, p in parts.items()}
     )
-    assert isinstance(task, Joint)
+    assert isinstance(task, Heads)
     task.adopt({name: part.task for name, part in parts.items()})
+    task.remember(state.get("learned", {}))
     model.train(False)
     return Trained(folder, task, model)
 
@@ -162,6 +165,7 @@ def load_task(folder: Path, config: TaskConfig | None = None) -> Task:
     state = _read_state(folder / STATE_FILE)
     task = _new_task(state, config)
     task.labels = Labels(tuple(state["labels"]), state.get("label_counts", {}))
+    task.remember(state.get("learned", {}))
     place = ModelConfig(path=str(folder))
     task.adapt(load_config(place))
     tokenizer = load_tokenizer(place, needs_offsets=task.needs_offsets)
@@ -204,6 +208,7 @@ _CONTENT: Mapping[str, Callable[[Any], bool]] = {
     "format": lambda value: type(value) is int,
     "task": lambda value: isinstance(value, dict),
     "labels": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    "learned": lambda value: isinstance(value, dict),
     "heads": _is_list_of_names,
     "max_length": lambda value: type(value) is int and value > 0,
     "ties": _is_map_of_words,

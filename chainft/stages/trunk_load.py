@@ -30,7 +30,7 @@ def check_joint(chain: ChainConfig) -> None:
     """Raise ConfigError for what a chain cannot do with several heads."""
     if chain.is_linked:
         raise ConfigError(
-            "task=joint learns several heads on one model, and the stages bring models of their own",
+            "several heads are learned on one model, and the stages bring models of their own",
             slug="unsupported-by-chain",
             key="chain",
             help="cut one model instead, or learn the tasks in runs of their own",

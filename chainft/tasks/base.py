@@ -24,7 +24,7 @@ import numpy as np
 
 from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
-from chainft.errors import Problem
+from chainft.errors import CheckpointError, Problem
 from chainft.tasks._scores import Chart, Confusion, Mark, Mistake, Scores, Series, Table, merge_scores
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ class Task(ABC):
     """Class of `transformers` that brings the head, for example `AutoModelForTokenClassification`."""
     tasks: Mapping[str, Task] = MappingProxyType({})
     """Of several tasks that are learned together, each by its name; else empty."""
+    has_own_data: ClassVar[bool] = True
+    """Whether it reads one set of data; False: each of `tasks` has its own, in `data.tasks`."""
     main_metric: ClassVar[str]
     """Key of `Scores.values` that chooses the best checkpoint unless the config names another."""
     metric_family: ClassVar[str]
@@ -216,6 +218,16 @@ class Task(ABC):
     @abstractmethod
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
         """Set `labels` from train. Raises DataError for labels that only other splits have, unless allowed."""
+
+    @property
+    def learned(self) -> Mapping[str, Any]:
+        """What `learn_labels` learned beside the labels, as JSON holds it: saved with the model, back by `remember`."""
+        return {}
+
+    def remember(self, learned: Mapping[str, Any]) -> None:
+        """Take back what `learned` was when the model was saved; the labels are set. Raises CheckpointError."""
+        if learned:
+            raise CheckpointError(f"task {self.config.name!r} learned nothing of {sorted(learned)}", slug="damaged")
 
     @property
     def foreign_labels(self) -> frozenset[str]:
@@ -329,6 +341,14 @@ class Task(ABC):
     @abstractmethod
     def decode(self, example: Example, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
         """Join the raw results of all windows of an example (in order) to its prediction."""
+
+    def follow_up(self, example: Example, prediction: Prediction) -> list[Arrays]:
+        """Features that go through the model once more, because of what `decode` found; most tasks have none."""
+        return []
+
+    def concluded(self, prediction: Prediction, windows: Sequence[Arrays], raw: Sequence[Any]) -> Prediction:
+        """The prediction with the raw results of its follow-up."""
+        return prediction
 
     @abstractmethod
     def read_input(self, value: str | Mapping[str, Any], *, where: str) -> Example:

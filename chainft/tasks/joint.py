@@ -30,6 +30,7 @@ class Joint(Heads):
     config_class: ClassVar[type[TaskConfig]] = JointConfig
     config: JointConfig
     fields: ClassVar[tuple[Field, ...]] = ()
+    has_own_data: ClassVar[bool] = False
     main_metric: ClassVar[str] = MEAN
     metric_family: ClassVar[str] = "joint"
     about: ClassVar[About] = About(
@@ -169,13 +170,17 @@ def _tasks(config: JointConfig) -> dict[str, Task]:
     made: dict[str, Task] = {}
     for name, one in config.tasks.items():
         is_name = name.isidentifier() and not name.startswith("_") and name not in RESERVED
-        if isinstance(one, JointConfig) or not is_name:
-            message = f"task {name!r} is joint itself" if is_name else f"no task can be named {name!r}"
-            help = "name its tasks one by one" if is_name else "letters, digits and _ make a name"
+        if not is_name:
+            message, help = f"no task can be named {name!r}", "letters, digits and _ make a name"
             help = f"such as {name}_task: torch needs this name itself" if name in RESERVED else help
             raise ConfigError(message, slug="bad-name", key="task.tasks", help=help)
         with named(name):
             made[name] = find("task", one.name, key="task.name")(one)
+        if made[name].tasks:
+            help = "name its tasks one by one"
+            raise ConfigError(
+                f"task {name!r} ({one.name}) is several tasks itself", slug="bad-name", key="task.tasks", help=help
+            )
     return made
 
 

@@ -12,17 +12,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
-from chainft.errors import ConfigError, DataError, Problem, did_you_mean
+from chainft.errors import CheckpointError, ConfigError, DataError, Problem, did_you_mean
 from chainft.metrics.base import make_metrics
 from chainft.tasks._extract_baselines import baselines
 from chainft.tasks._extract_config import ExtractConfig
 from chainft.tasks._extract_findings import findings
+from chainft.tasks._extract_rows import cut_entities, pair_examples, pair_values, related_types, shown, tagged
 from chainft.tasks._heads import Heads
 from chainft.tasks._joint_rows import has_part, own_row, split_row
 from chainft.tasks._ner_config import NerConfig
@@ -30,7 +32,6 @@ from chainft.tasks.base import About, Arrays, Baseline, Field, Labels, Mark, Met
 from chainft.tasks.ner import Ner
 from chainft.tasks.relation import Relation, RelationConfig
 from chainft.text import classes
-from chainft.text.align import encode_text
 from chainft.text.annotations import NO_RELATION, annotated, annotation_problems
 from chainft.text.inputs import checked_text, take, text_example, text_problems
 from chainft.text.labels import Census, label_set
@@ -41,13 +42,13 @@ from chainft.text.pairs import (
     facts_of_answers,
     facts_of_links,
     label_names,
-    labels_of_pairs,
     place,
     place_of,
-    type_pair,
 )
 from chainft.text.relations import Entity, parse_label
-from chainft.text.schemes import Span, tags_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PAIR = "relations.pair"
 """Column of a follow-up: the numbers of the two entities, the one that stands first before the other."""
@@ -89,7 +90,7 @@ class Extract(Heads):
 
     def learn_labels(self, splits: Mapping[Split, Sequence[Example]], *, unseen: Literal["error", "allow"]) -> None:
         """Types of entities, relations, and which types are related in train. Raises DataError for names that only other
-        splits have, ConfigError for a symmetric relation that is none."""
+        splits have."""
         types: dict[Split, Census] = {split: Census() for split in splits}
         names: dict[Split, Census] = {split: Census() for split in splits}
         for split, rows in splits.items():
@@ -100,35 +101,31 @@ class Extract(Heads):
                 for link in links:
                     names[split].add(link.name, row.where())
         relations = label_set(names, unseen=unseen, what="relation")
-        self._check_symmetric(relations)
         kinds = label_set(types, unseen=unseen, what="entity type")
         counts = types["train"].counts if "train" in types else Counter()
         tags = ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
         self.tasks["entities"].labels = Labels(tags, {f"B-{kind}": counts[kind] for kind in kinds})
         train = splits.get("train", ())
-        self._seen = frozenset(pair for row in train for pair in _related_types(row))
+        self._seen = frozenset(pair for row in train for pair in related_types(row))
         labels = label_names(relations, self.config.symmetric)
-        self.tasks["relations"].labels = Labels(labels, Counter(self._pair_labels(train)))
+        self.tasks["relations"].labels = Labels(
+            labels, Counter(one.values["label"] for row in train for one in self._pairs(row))
+        )
 
     @property
     def learned(self) -> Mapping[str, Any]:
         return {"type_pairs": sorted(map(list, self._seen))}
 
     def remember(self, learned: Mapping[str, Any]) -> None:
-        """Raises ConfigError where `symmetric` is not what the labels were made with."""
-        self._seen = frozenset((str(one), str(other)) for one, other in learned["type_pairs"])
-        labels = self.tasks["relations"].labels.names
-        symmetric = {one for one in labels if parse_label(one)[1] is None} - {NO_RELATION}
-        if symmetric != set(self.config.symmetric):
-            raise ConfigError(
-                f"task.symmetric = {list(self.config.symmetric)}, but the model was trained with {sorted(symmetric)}",
-                slug="other-task",
-                key="task.symmetric",
-                help="leave it as it was in training",
-            )
+        """Raises ConfigError where `symmetric` is not what the labels were made with, CheckpointError for damage."""
+        pairs = learned.get("type_pairs")
+        if not isinstance(pairs, list) or not all(isinstance(one, list) and len(one) == 2 for one in pairs):
+            raise CheckpointError(f"the pairs of types that may be related are {pairs!r}, not a list", slug="damaged")
+        self._seen = frozenset((str(one), str(other)) for one, other in pairs)
+        self._check_symmetric()
 
     def contract(self, splits: Mapping[Split, Sequence[Example]]) -> Iterator[Finding]:
-        cut = self._cut if hasattr(self, "tokenizer") else None
+        cut = partial(cut_entities, self.tokenizer) if hasattr(self, "tokenizer") else None
         yield from findings(splits, self.rule, self.config.symmetric, cut)
 
     @property
@@ -143,9 +140,14 @@ class Extract(Heads):
     def feature_key(self) -> str:
         return str(self.learned)
 
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+        """Raises ConfigError for a symmetric relation that is none."""
+        self._check_symmetric()
+        super().prepare(tokenizer, max_length=max_length)
+
     def encode(self, example: Example) -> list[Arrays]:
         """The windows of the text, then the pairs of its entities, where these are told."""
-        windows = self.tasks["entities"].encode(self._tagged(example))
+        windows = self.tasks["entities"].encode(tagged(self.tokenizer, example))
         rows = [_row("entities", self.tasks["entities"], window, len(windows)) for window in windows]
         pairs = self._pairs(example) if "entities" in example.values else []
         for pair in pairs:
@@ -154,7 +156,7 @@ class Extract(Heads):
         return rows
 
     def num_tokens(self, example: Example) -> int:
-        return self.tasks["entities"].num_tokens(self._tagged(example))
+        return self.tasks["entities"].num_tokens(tagged(self.tokenizer, example))
 
     # Model --------------------------------------------------------------------------------------
 
@@ -189,12 +191,10 @@ class Extract(Heads):
         """A feature for each pair of the entities that were found; none for two that alone are more than the model reads."""
         text, entities, rows = prediction["text"], _entities(prediction), []
         for first, second in self.rule.pairs(text, entities):
-            pair = text_example(_pair(text, entities[first], entities[second]), example.where())
+            pair = text_example(pair_values(text, entities[first], entities[second]), example.where())
             try:
                 (window,) = self.tasks["relations"].encode(pair)
-            except (
-                DataError
-            ):  # Annotated entities of this length are an error; the model's own must not end a prediction.
+            except DataError:  # Too long: an error of data, but entities that a model made up end no prediction.
                 continue
             row = _row("relations", self.tasks["relations"], window, 1)
             rows.append(row | {PAIR: np.array([first, second], np.int32)})
@@ -242,60 +242,34 @@ class Extract(Heads):
         wrong = sum(len(set(gold[name]) ^ set(predicted[name])) for name in ("entities", "relations"))
         if not wrong:
             return None
-        shown = [_shown(example.values["text"], one["relations"]) for one in (gold, predicted)]
+        told = [shown(example.values["text"], one["relations"]) for one in (gold, predicted)]
         marks = [tuple(Mark(*one) for one in sorted(found["entities"])) for found in (gold, predicted)]
-        return Mistake(float(wrong), example.values["text"], shown[0], shown[1], marks[0], marks[1])
+        return Mistake(float(wrong), example.values["text"], told[0], told[1], marks[0], marks[1])
 
     # Parts --------------------------------------------------------------------------------------
 
-    def _check_symmetric(self, relations: Sequence[str]) -> None:
+    def _check_symmetric(self) -> None:
+        """Of the data in training, of the model later: a label without direction is a symmetric relation."""
+        labels = self.tasks["relations"].labels.names
+        known = {parse_label(one)[0]: parse_label(one)[1] is None for one in labels if one != NO_RELATION}
         for name in self.config.symmetric:
-            if name not in relations:
+            if name not in known:
                 raise ConfigError(
-                    f"task.symmetric names {name!r}, which is no relation of the data; there are: {', '.join(relations)}",
+                    f"task.symmetric names {name!r}, which is no relation; there are: {', '.join(known)}",
                     slug="unknown-label",
                     key="task.symmetric",
-                    help=did_you_mean(name, relations),
+                    help=did_you_mean(name, list(known)),
                 )
-
-    def _tagged(self, example: Example) -> Example:
-        """The text with a tag for each word of the tokenizer, where entities are told."""
-        text = example.values["text"]
-        if "entities" not in example.values:
-            return replace(example, values={"text": text})
-        places = encode_text(self.tokenizer, text).spans
-        spans: list[Span] = []
-        for one in sorted(annotated(example).entities, key=lambda entity: entity.start):
-            inside = [number for number, (start, end) in enumerate(places) if start < one.end and end > one.start]
-            inside = [number for number in inside if not spans or number >= spans[-1].end]  # Two may share a word.
-            if inside:
-                spans.append(Span(inside[0], inside[-1] + 1, str(one.type)))
-        return replace(example, values={"text": text, "tags": tags_of(spans, len(places))})
-
-    def _cut(self, text: str, entities: Sequence[Entity]) -> list[Entity]:
-        """The entities that begin or end inside of a word of the tokenizer."""
-        places = encode_text(self.tokenizer, text).spans
-        starts, ends = {start for start, _ in places}, {end for _, end in places}
-        return [one for one in entities if one.start not in starts or one.end not in ends]
+        if other := [name for name, is_symmetric in known.items() if is_symmetric != (name in self.config.symmetric)]:
+            raise ConfigError(
+                f"task.symmetric = {list(self.config.symmetric)}, but the model was trained otherwise: {other[0]!r}",
+                slug="other-task",
+                key="task.symmetric",
+                help="leave it as it was in training",
+            )
 
     def _pairs(self, example: Example) -> list[Example]:
-        """The pairs that are asked, as examples of the task relation, with their labels."""
-        text, entities, links = annotated(example)
-        labels = labels_of_pairs(links, entities, self.config.symmetric)
-        return [
-            replace(
-                example,
-                values={
-                    **_pair(text, entities[first], entities[second]),
-                    "label": labels.get((first, second), NO_RELATION),
-                },
-            )
-            for first, second in self.rule.pairs(text, entities)
-        ]
-
-    def _pair_labels(self, examples: Sequence[Example]) -> Iterator[str]:
-        for example in examples:
-            yield from (pair.values["label"] for pair in self._pairs(example))
+        return pair_examples(example, self.rule, self.config.symmetric)
 
     def _answers(
         self, text: str, entities: Sequence[Entity], pairs: Sequence[tuple[int, int]], logits: Sequence[np.ndarray]
@@ -322,25 +296,8 @@ def _row(name: str, task: Task, window: Arrays, parts: int) -> Arrays:
     return trunk | own
 
 
-def _pair(text: str, first: Entity, second: Entity) -> dict[str, Any]:
-    return {"text": text, "head": place(text, first), "tail": place(text, second)}
-
-
 def _entities(prediction: Prediction) -> list[Entity]:
     return [Entity(one["start"], one["end"], one["type"]) for one in prediction["entities"]]
-
-
-def _related_types(example: Example) -> Iterator[TypePair]:
-    _, entities, links = annotated(example)
-    for link in links:
-        yield type_pair(entities[link.head], entities[link.tail])
-
-
-def _shown(text: str, relations: Sequence[Any]) -> str:
-    facts = [
-        f"{one.relation}: {text[one.head[0] : one.head[1]]} → {text[one.tail[0] : one.tail[1]]}" for one in relations
-    ]
-    return "; ".join(facts) or "no relations"
 
 
 PLUGIN = Extract

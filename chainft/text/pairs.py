@@ -48,14 +48,14 @@ class PairRule:
     def pairs(self, text: str, entities: Sequence[Entity]) -> list[tuple[int, int]]:
         """Numbers of the entities of each pair, the one that stands first before the other; pairs in order."""
         order = sorted(range(len(entities)), key=lambda number: entities[number].start)
-        near: list[tuple[int, int, int]] = []
+        near: list[tuple[int, int, int, int, int]] = []
         for first, second in combinations(order, 2):
             if self.type_pairs is not None and type_pair(entities[first], entities[second]) not in self.type_pairs:
                 continue
             distance = words_between(text, entities[first], entities[second])
             if self.max_distance is None or distance <= self.max_distance:
-                near.append((distance, first, second))
-        return sorted((first, second) for _, first, second in sorted(near)[: self.max_pairs])
+                near.append((distance, entities[first].start, entities[second].start, first, second))
+        return sorted((first, second) for *_, first, second in sorted(near)[: self.max_pairs])
 
 
 def type_pair(one: Entity, other: Entity) -> TypePair:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chainft.config.packaged import PACKAGED
+
 _PATHS: Mapping[str, tuple[str, ...]] = {
-    "model": ("path", "tokenizer"),
+    "model": ("tokenizer",),
     "data": ("train", "validation", "test", "path", "cache_dir"),
 }
 
@@ -23,6 +25,8 @@ def anchored(data: Mapping[str, Any]) -> dict[str, Any]:
         below = data.get(section)
         if isinstance(below, Mapping):
             copy[section] = {key: _anchor(value) if key in names else value for key, value in below.items()}
+    if isinstance(copy.get("model"), Mapping):
+        copy["model"] = _with_model(copy["model"], "path")
     several = copy.get("data", {}).get("tasks") if isinstance(copy.get("data"), Mapping) else None
     if isinstance(several, Mapping):
         copy["data"] = {**copy["data"], "tasks": {name: _data(one) for name, one in several.items()}}
@@ -41,7 +45,13 @@ def _data(data: Any) -> Any:
 def _stage(stage: Any) -> Any:
     if not isinstance(stage, Mapping):
         return stage
-    return {key: _anchor(value) if key in ("model", "from") else value for key, value in stage.items()}
+    return _with_model({key: _anchor(value) if key == "from" else value for key, value in stage.items()}, "model")
+
+
+def _with_model(section: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """With the model under `key` anchored, unless it is a short name: that wins over a folder which is called so."""
+    value = section.get(key)
+    return {**section, key: _anchor(value)} if key in section and value not in PACKAGED else dict(section)
 
 
 def _anchor(value: Any) -> Any:

@@ -9,13 +9,14 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from chainft.config.packaged import PACKAGED
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.models.heads import body_prefixes, reorder_heads, set_options
 from chainft.models.own_heads import forget_head, head_name, read_marked
 from chainft.models.read import LoadedModel, explained, misfit, read_weights, some
 from chainft.models.task_modules import attach, fill
-from chainft.models.weights import PACKAGED, Located, locate
+from chainft.models.weights import Located, locate
 
 if TYPE_CHECKING:
     from chainft.tasks.base import Task

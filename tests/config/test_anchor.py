@@ -26,3 +26,19 @@ def test_what_is_no_local_path_stays(value: str, tmp_path: Path, monkeypatch: py
     """fault 7: an interpolation stays one."""
     monkeypatch.chdir(tmp_path)
     assert anchored({"data": {"train": value}})["data"]["train"] == value
+
+
+def test_a_short_name_of_a_model_is_no_path_where_a_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`chainft.models.weights.locate` takes the short name first; a path would be another model on `resume=true`."""
+    for name in ("starter", "smollm2"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    stages = {"a": {"model": "starter", "from": "starter"}, "b": {"model": "smollm2"}}
+    found = anchored({"model": {"path": "starter"}, "chain": {"stages": stages}, "data": {"train": "starter"}})
+    assert found["model"]["path"] == "starter"
+    assert found["chain"]["stages"]["b"]["model"] == "smollm2"
+    here = str(tmp_path / "starter")
+    assert found["chain"]["stages"]["a"] == {"model": "starter", "from": here}
+    assert found["data"]["train"] == here

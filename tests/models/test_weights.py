@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from chainft.config.packaged import PACKAGED
 from chainft.config.run import ModelConfig
 from chainft.errors import ChainftError, ConfigError, ModelError, SecurityError
-from chainft.models.weights import PACKAGED, locate
+from chainft.models.weights import locate
 
 
 def refused(config: ModelConfig, kind: type[ChainftError]) -> str:

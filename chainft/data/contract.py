@@ -211,13 +211,14 @@ def _long(examples: Examples, counts: Windows, task: Task) -> Iterator[Finding]:
             message = f"{split}: {_count(empty, 'example')} without a token, from which nothing is learned"
             where = examples[split][int(empty[0])].where()
             yield Finding("no-tokens", "warning", message, where, "remove them", len(empty))
-        long = np.flatnonzero(windows > 1)
-        if len(long):
+        several = np.flatnonzero(windows > 1)  # Features of an example may be something else than windows of it.
+        long = [index for index in several if task.num_tokens(examples[split][int(index)]) > task.max_length]
+        if long:
             yield Finding(
                 "over-long",
                 "info",
                 f"{split}: {_count(long, 'example')} longer than {task.max_length} tokens, split into windows "
-                f"(up to {int(windows.max())})",
+                f"(up to {int(windows[long].max())})",
                 examples[split][int(long[0])].where(),
                 count=len(long),
             )

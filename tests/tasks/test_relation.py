@@ -147,7 +147,9 @@ def test_a_run_learns_directions_and_leaves_a_plain_classifier(tiny_encoder: Pat
         person, place = people[number % 5], places[number % 4]
         active = f"visit(e1,e2)\t<e1>{person}</e1> visited <e2>{place}</e2>"
         passive = f"visit(e2,e1)\t<e1>{place}</e1> liked by <e2>{person}</e2>"
-        lines.append((active, passive, f"Other\t<e1>{person}</e1> and <e2>{place}</e2>")[number % 3])
+        lines.append(
+            (active, passive, f"Other\tthe company of <e1>{person}</e1> and the river in <e2>{place}</e2>")[number % 3]
+        )
     (tmp_path / "train.tsv").write_text("\n".join(lines[:40]) + "\n", encoding="utf-8")
     (tmp_path / "test.tsv").write_text("\n".join(lines[40:]) + "\n", encoding="utf-8")
     words = [
@@ -164,6 +166,17 @@ def test_a_run_learns_directions_and_leaves_a_plain_classifier(tiny_encoder: Pat
     assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8").count("F1 by distance") > 0
     (answer,) = predict(tmp_path / "run", ["<e1>rome</e1> liked by <e2>anna</e2>"], form="lines", source="x")
     assert (answer["relation"], answer["direction"]) == ("visit", "tail->head")
+    lines = (tmp_path / "run/predictions/test.jsonl").read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines]
+    answers = [(one["gold"]["label"], one["prediction"]["label"]) for one in told]
+    of_negatives = [answer for gold, answer in answers if gold == "Other"]
+    of_relations = [answer for gold, answer in answers if gold != "Other"]
+    assert len(of_negatives) >= 6 and of_negatives.count("Other") / len(of_negatives) > 0.8
+    assert of_relations.count("Other") / len(of_relations) < 0.2
+    (none,) = predict(
+        tmp_path / "run", ["the company of <e1>emil</e1> and the river in <e2>oslo</e2>"], form="lines", source="x"
+    )
+    assert (none["label"], none["direction"]) == ("Other", None)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
     logits = plain(**tokenizer("@ rome @ liked by # anna #", return_tensors="pt")).logits[0]

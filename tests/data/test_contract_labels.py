@@ -13,13 +13,13 @@ from chainft.data.load import Splits
 from chainft.tasks.base import Field
 
 TAGS: Any = SimpleNamespace(
-    tasks={}, fields=(Field("tokens", "texts"), Field("tags", "tags", gold=True)), contract=lambda splits: iter(())
+    tasks={}, has_own_data=True, fields=(Field("tokens", "texts"), Field("tags", "tags", gold=True)), contract=lambda splits: iter(())
 )
 LABELS: Any = SimpleNamespace(
-    tasks={}, fields=(Field("text", "text"), Field("labels", "labels", gold=True)), contract=lambda splits: iter(())
+    tasks={}, has_own_data=True, fields=(Field("text", "text"), Field("labels", "labels", gold=True)), contract=lambda splits: iter(())
 )
 LABEL: Any = SimpleNamespace(
-    tasks={}, fields=(Field("text", "text"), Field("label", "label", gold=True)), contract=lambda splits: iter(())
+    tasks={}, has_own_data=True, fields=(Field("text", "text"), Field("label", "label", gold=True)), contract=lambda splits: iter(())
 )
 
 
@@ -105,6 +105,7 @@ def test_a_handful_of_examples_is_called_few() -> None:
 def test_several_right_answers_are_no_conflict() -> None:
     task: Any = SimpleNamespace(
         tasks={},
+        has_own_data=True,
         fields=(Field("prompt", "text"), Field("response", "text", gold=True)),
         contract=lambda splits: iter(()),
     )

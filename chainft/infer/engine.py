@@ -7,7 +7,7 @@ are joined when all of them are done. A million examples never hold more than on
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -23,6 +23,7 @@ from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
 from chainft.tasks.base import Arrays, Prediction, Scores, Task, merge_scores
+from chainft.world import World
 
 BATCHES_A_STRETCH = 32
 """How many batches are sorted by length together: enough to leave little padding."""
@@ -52,9 +53,24 @@ class LossSum:
         return self.total / self.count if self.count else None
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What came of one batch."""
+
+    rows: np.ndarray
+    """(B,) places in the stretch."""
+    raw: Sequence[object]
+    losses: Sequence[Mapping[str, tuple[float, float]]]
+    """Of each forward pass, by task: their sum and their number."""
+
+
 @dataclass
 class Engine:
-    """A model in evaluation mode that predicts with a task."""
+    """A model in evaluation mode that predicts with a task.
+
+    Several processes divide the batches among them; the first one gets all results and yields the predictions, so that
+    each example counts exactly once, with the very numbers of a single process.
+    """
 
     model: PreTrainedModel
     task: Task
@@ -68,6 +84,9 @@ class Engine:
     forward: Callable[[Batch], Any] | None = None
     """The model's output for a batch of one store by another way than the model's own forward pass: without padding, or
     from where frozen stages end."""
+    world: World = field(default_factory=World)
+    agree: Poll = lambda: None
+    """Called after every stretch on all processes: lets them stop together."""
 
     def predict_store(
         self, examples: Sequence[Example], store: FeatureStore, *, progress: Callable[[int, int], None] | None = None
@@ -104,44 +123,79 @@ class Engine:
     ) -> Iterator[Predicted]:
         """Predict a stretch of examples, the first of which has number `first`, and its feature `first_feature`."""
         raw = self._run(windows, first_feature)
-        found = [self.task.decode(*one) for one in zip(examples, windows, raw, strict=True)]
-        more = [self.task.follow_up(*one) for one in zip(examples, found, strict=True)]
+        self.agree()
+        self.poll()
+        found: list[Prediction] = []
+        if self.world.is_main:
+            found = [self.task.decode(*one) for one in zip(examples, windows, raw, strict=True)]
+        if type(self.task).follow_up is not Task.follow_up:
+            found = self._follow(examples, found)
+        for offset, (example, prediction) in enumerate(zip(examples, found, strict=True) if found else ()):
+            yield Predicted(first + offset, example, prediction)
+
+    def _follow(self, examples: Sequence[Example], found: Sequence[Prediction]) -> list[Prediction]:
+        """The predictions of a stretch with what a second pass says; on the main process, which tells the others of
+        what the first one found."""
+        told: list[Prediction] = self.world.share(found)
+        more = [self.task.follow_up(*one) for one in zip(examples, told, strict=True)]
         raw = self._run(more, None)
-        for offset, (example, *answer) in enumerate(zip(examples, found, more, raw, strict=True)):
-            yield Predicted(first + offset, example, self.task.concluded(*answer))
+        self.agree()
+        self.poll()
+        if not self.world.is_main:
+            return []
+        return [self.task.concluded(*one) for one in zip(found, more, raw, strict=True)]
 
     def _run(self, windows: Sequence[Sequence[Arrays]], first_feature: int | None) -> list[list[object]]:
-        """The raw results of the features of each example; None: these are in no store, and have no numbers there."""
+        """The raw results of the features of each example, on the main process; None: they are in no store, and have no
+        numbers there."""
         rows = [window for several in windows for window in several]
-        results: list[object] = [None] * len(rows)
-        for chosen in by_length(feature_lengths(rows), self.batch_size):
+        batches = by_length(feature_lengths(rows), self.batch_size)
+        done: list[_Done] = []
+        for chosen in batches[self.world.copy :: self.world.num_copies]:
             self.poll()
-            numbers = None if first_feature is None else first_feature + chosen
-            raw = self._run_batch([rows[i] for i in chosen], numbers)
-            for row, result in zip(chosen, raw, strict=True):
+            done.append(self._run_batch(rows, chosen, first_feature))
+        everyone = self.world.gather(done)
+        if everyone is None or not self.world.is_main:
+            return []
+        results: list[object] = [None] * len(rows)
+        for number in range(len(batches)):
+            one: _Done = everyone[number % len(everyone)][number // len(everyone)]
+            self._count(one.losses)
+            for row, result in zip(one.rows, one.raw, strict=True):
                 results[row] = result
         rest = iter(results)
         return [list(islice(rest, len(several))) for several in windows]
 
-    def _run_batch(self, rows: Sequence[Arrays], chosen: np.ndarray | None) -> Sequence[object]:
+    def _count(self, losses: Iterable[Mapping[str, tuple[float, float]]]) -> None:
+        for of_pass in losses:
+            for name, (total, count) in of_pass.items():
+                self.losses[name].total += total
+                self.losses[name].count += count
+
+    def _run_batch(self, rows: Sequence[Arrays], chosen: np.ndarray, first_feature: int | None) -> _Done:
         """One forward pass; in halves when memory runs out."""
         try:
-            return self._forward(rows, chosen)
+            numbers = None if first_feature is None else first_feature + chosen
+            raw, losses = self._forward([rows[i] for i in chosen], numbers)
+            return _Done(chosen, raw, [losses])
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if len(rows) == 1:
+            if len(chosen) == 1:
                 raise MemoryError_(
-                    f"out of memory predicting one example of {len(rows[0]['input_ids'])} tokens",
+                    f"out of memory predicting one example of {len(rows[chosen[0]]['input_ids'])} tokens",
                     slug="out-of-memory",
                     key="model.max_length",
                     help="lower model.max_length or take a smaller model",
                 ) from error
-        half = len(rows) // 2
-        numbers = (None, None) if chosen is None else (chosen[:half], chosen[half:])
-        return [*self._run_batch(rows[:half], numbers[0]), *self._run_batch(rows[half:], numbers[1])]
+        half = len(chosen) // 2
+        first, second = (self._run_batch(rows, part, first_feature) for part in (chosen[:half], chosen[half:]))
+        return _Done(chosen, [*first.raw, *second.raw], [*first.losses, *second.losses])
 
-    def _forward(self, rows: Sequence[Arrays], chosen: np.ndarray | None) -> Sequence[object]:
+    def _forward(
+        self, rows: Sequence[Arrays], chosen: np.ndarray | None
+    ) -> tuple[Sequence[object], Mapping[str, tuple[float, float]]]:
+        """`chosen`: the numbers of the rows in the store; without them, there is nothing kept for them."""
         numbers = range(len(rows)) if chosen is None else chosen
         batch = self.task.collate(rows, [int(i) for i in numbers]).to(self.model.device)
         was_training = self.model.training
@@ -153,10 +207,7 @@ class Engine:
                 result = self.task.infer(model, batch)
         finally:
             self.model.train(was_training)
-        for name, (total, count) in result.losses.items():
-            self.losses[name].total += total
-            self.losses[name].count += count
-        return result.raw
+        return result.raw, dict(result.losses)
 
 
 def score(
@@ -165,7 +216,10 @@ def score(
     *,
     sink: Callable[[Predicted], None] | None = None,
 ) -> Scores:
-    """Count every prediction into the task's metrics, pass it on to `sink`, and return the scores with the loss."""
+    """Count every prediction into the task's metrics, pass it on to `sink`, and return the scores with the loss.
+
+    Of several processes the main one counts; the others get its values, without tables and charts.
+    """
     metrics = engine.task.metrics()
     for one in predicted:
         gold, answer = engine.task.gold(one.example), engine.task.predicted(one.prediction)
@@ -173,9 +227,13 @@ def score(
             metric.update(gold, one.prediction if metric.needs_scores else answer)
         if sink:
             sink(one)
+    if not engine.world.is_main:
+        return Scores(values=engine.world.share())
     scores = merge_scores(metric.compute() for metric in metrics)
     losses = {name: one.mean for name, one in engine.losses.items() if one.mean is not None}
-    return replace(scores, values={**engine.task.all_loss_scores(losses), **scores.values})
+    values = {**engine.task.all_loss_scores(losses), **scores.values}
+    engine.world.share(values)
+    return replace(scores, values=values)
 
 
 def _stretches(first_of: np.ndarray, features: int) -> Iterator[int]:

@@ -13,13 +13,22 @@ from chainft.data.load import Splits
 from chainft.tasks.base import Field
 
 TAGS: Any = SimpleNamespace(
-    tasks={}, has_own_data=True, fields=(Field("tokens", "texts"), Field("tags", "tags", gold=True)), contract=lambda splits: iter(())
+    tasks={},
+    has_own_data=True,
+    fields=(Field("tokens", "texts"), Field("tags", "tags", gold=True)),
+    contract=lambda splits: iter(()),
 )
 LABELS: Any = SimpleNamespace(
-    tasks={}, has_own_data=True, fields=(Field("text", "text"), Field("labels", "labels", gold=True)), contract=lambda splits: iter(())
+    tasks={},
+    has_own_data=True,
+    fields=(Field("text", "text"), Field("labels", "labels", gold=True)),
+    contract=lambda splits: iter(()),
 )
 LABEL: Any = SimpleNamespace(
-    tasks={}, has_own_data=True, fields=(Field("text", "text"), Field("label", "label", gold=True)), contract=lambda splits: iter(())
+    tasks={},
+    has_own_data=True,
+    fields=(Field("text", "text"), Field("label", "label", gold=True)),
+    contract=lambda splits: iter(()),
 )
 
 

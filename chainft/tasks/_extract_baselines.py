@@ -90,7 +90,7 @@ def _best_relation(counts: Counter[str]) -> str:
 def _tagged(text: str, entities: Sequence[Entity]) -> tuple[list[str], list[str]]:
     """Words and marks of a text, with IOB2 tags of the entities."""
     places = [(word.start(), word.end()) for word in _WORD.finditer(text)]
-    spans = []
+    spans: list[Span] = []
     for one in sorted(entities, key=lambda entity: entity.start):
         inside = [number for number, place in enumerate(places) if place[0] < one.end and place[1] > one.start]
         if inside and (not spans or spans[-1].end <= inside[0]):

@@ -114,7 +114,9 @@ def facts_of_links(links: Iterable[Link], entities: Sequence[Entity], symmetric:
     """Gold relations as they are counted."""
     for link in links:
         head, tail = _place(entities[link.head]), _place(entities[link.tail])
-        yield Fact(*(sorted((head, tail)) if link.name in symmetric else (head, tail)), link.name)
+        if link.name in symmetric and tail < head:
+            head, tail = tail, head
+        yield Fact(head, tail, link.name)
 
 
 def facts_of_answers(answers: Iterable[Mapping[str, Any]]) -> Iterator[Fact]:

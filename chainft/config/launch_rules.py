@@ -105,10 +105,40 @@ def settings_belong_to_their_kind(config: RunConfig) -> Iterator[Problem]:
         yield no_effect("launch.main_process_ip", launch.main_process_ip, "launch.num_machines = 1")
 
 
+_ELEMENTWISE = ("adamw", "adam", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "rprop", "sgd", "lion")
+"""Optimizers that treat each number of a parameter by itself, so that a slice is updated as it is in the whole."""
+
+
+def what_is_sharded_can_be(config: RunConfig) -> Iterator[Problem]:
+    if not config.launch.fsdp:
+        return
+    name = config.optimizer.name
+    if name.strip().casefold() not in _ELEMENTWISE:
+        yield _unsharded("optimizer.name", name, "it needs whole matrices", f"use one of {', '.join(_ELEMENTWISE)}")
+    if config.train.mixed_precision == "fp16":
+        yield _unsharded("train.mixed_precision", "fp16", "its loss scaling knows no slices", "use bf16")
+    for stage, settings in config.chain.stages.items():
+        if settings.unfreeze_at is not None:
+            key = f"chain.stages.{stage}.unfreeze_at"
+            because = "FSDP2 fixes what is trained when it cuts the parameters"
+            yield _unsharded(key, settings.unfreeze_at, because, "train the stage from the start, or keep it frozen")
+    if config.task.name == "joint":
+        because = (
+            "a copy of which a batch has no rows of a task could not take part in the sum of its head's gradients"
+        )
+        yield _unsharded("task.name", "joint", because, "train it without launch.fsdp: the copies share each batch")
+
+
+def _unsharded(key: str, value: object, because: str, help: str) -> Problem:
+    message = f"{key} = {value!r} does not go with launch.fsdp = true: {because}"
+    return Problem("contradiction", message, key=key, help=help)
+
+
 LAUNCH_RULES = (
     processes_fit_machines,
     the_launcher_is_followed,
     processes_fit_pipeline,
     settings_have_several_processes,
     settings_belong_to_their_kind,
+    what_is_sharded_can_be,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
 from chainft.train.forward import Forward
 from chainft.train.schedule import lr_factor
+from chainft.train.sharding import Sharding, as_number
 from chainft.train.word_table import WordTable
 from chainft.world import World
 
@@ -110,8 +111,11 @@ class Learner:
         tables: Sequence[WordTable] = (),
         forward: Forward | None = None,
         world: World | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         self.config = config
+        self.sharding = sharding
+        """Where the model is sharded over the copies; then these go through it in step."""
         self.world = world or World()
         """The processes that share the rows of each batch."""
         self.tables = tables
@@ -135,6 +139,13 @@ class Learner:
         self.forward = forward or Forward(model, task)
         self.forward.model = self.model
         self._order: tuple[int, np.ndarray] | None = None
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Give the model the weights of a checkpoint."""
+        if self.sharding is not None:
+            self.sharding.load(state)
+        else:
+            self.plain_model.load_state_dict(state)
 
     def update(self, step: int) -> StepFacts:
         """One update; its gradient is made anew by smaller micro-batches when memory runs out."""
@@ -212,6 +223,8 @@ class Learner:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.sharding is not None:
+                    raise self._out_of_step(step) from error
                 # Leave the handler first: its traceback holds the tensors that filled the memory.
             if not self.world.most(not done):
                 return done[0]
@@ -224,7 +237,8 @@ class Learner:
         own_loss, own_tokens = self._within_memory(step, self._forward_and_backward)
         loss, tokens = self.world.totals(own_loss, own_tokens)
         parameters = self._trained()
-        self.world.sum_gradients(parameters)
+        if self.sharding is None:
+            self.world.sum_gradients(parameters)
         return loss, self._clip(parameters), int(tokens)
 
     def _apply(self, step: int) -> None:
@@ -251,19 +265,31 @@ class Learner:
         if self.conduct is not None:
             self.conduct.begin(step, self.course.total_steps)
         total = torch.zeros((), dtype=torch.float64, device=_float64_device(self.accelerator.device))
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(self._in_step(step, batches)):
             seed_step(self.config.seed, step, number, device=self.accelerator.device, copy=self.world.copy)
             fault_point("forward", step=step + 1)
             moved = batch.to(self.accelerator.device)
             with self.accelerator.autocast():
                 output = self.forward(moved)
             loss = loss_of(self.task, output, moved) / max(num_targets, 1e-12)
+            if number >= len(batches):
+                loss = loss * 0.0
             if fault_point("loss", step=step + 1):
                 loss = loss * float("nan")
             fault_point("backward", step=step + 1)
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss if self.sharding is None else loss * self.sharding.loss_scale)
             total += loss.detach().to(total.device, torch.float64)
         return float(total), sum(int(batch.lengths.sum()) for batch in batches)
+
+    def _in_step(self, step: int, batches: list[Batch]) -> list[Batch]:
+        """The micro-batches; of a sharded model as many as the copy with the most has, the added ones without weight."""
+        if self.sharding is None:
+            return batches
+        missing = int(self.world.most(len(batches))) - len(batches)
+        if not missing:
+            return batches
+        row = self.rows_of(step)[0]
+        return batches + [self.task.collate([self.store[row]], [row])] * missing
 
     def _decay_of(self, table: WordTable) -> float:
         """What decoupled weight decay multiplies a parameter by in this update."""
@@ -277,13 +303,22 @@ class Learner:
     def _clip(self, trained: Sequence[torch.Tensor]) -> float:
         parameters = [one for one in trained if one.grad is not None]
         limit = self.config.train.max_grad_norm
-        return float(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
+        return as_number(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 
     def _set_lr(self, step: int) -> float:
         factor = lr_factor(step, total_steps=self.course.total_steps, config=self.config.scheduler)
         for group in self.plain_optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         return self.config.optimizer.lr * factor
+
+    def _out_of_step(self, step: int) -> MemoryError_:
+        """The other copies are in the midst of exchanges with this one: it can't try again."""
+        return MemoryError_(
+            f"out of memory at step {step + 1}, and a sharded model cannot try a smaller micro-batch by itself",
+            slug="out-of-memory",
+            key="train.micro_batch_size",
+            help=f"go on with a train.micro_batch_size below {self.max_rows}, or with more processes",
+        )
 
     def _halve_micro_batch(self, step: int) -> None:
         if self.max_rows == 1:

@@ -46,6 +46,7 @@ from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.reads import Reads, find_reads
 from chainft.train.recorder import Recorder
+from chainft.train.sharding import Sharding
 from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.train.signals import StopRequest
 from chainft.train.word_table import WordTable, stand_ins, word_tables
@@ -117,6 +118,7 @@ class Session:
         self.folder = folder
         self.stop = stop
         self.prefix = PrefixCache()
+        self.sharding: Sharding | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
         """Tokens that evaluations read, where their batches run without padding."""
@@ -183,6 +185,11 @@ class Session:
             self._check_data(found, prepared)
         other_data = self.config.allow_data_change or (found is not None and found.facts.get("other_data", False))
         tables = [] if other_data else self._word_tables(prepared, accelerator)
+        if self.config.launch.fsdp:
+            if found:
+                model.load_state_dict(found.load("model"))
+            self._open_prefix(prepared, accelerator, found)
+            self.sharding = Sharding(model, prepared.chain, self.world, self.config.launch)
         learner = Learner(
             model,
             prepared.task,
@@ -195,6 +202,7 @@ class Session:
             tables=tables,
             forward=self._forward(prepared),
             world=self.world,
+            sharding=self.sharding,
         )
         start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
         fit = Fit(
@@ -221,30 +229,30 @@ class Session:
         if found:
             fit.restore(found)
             logger.info("going on from %s", found.path.name)
-        self._open_prefix(prepared, fit, found)
+        if self.sharding is None:
+            self._open_prefix(prepared, accelerator, found)
+        learner.forward.lender = self.prefix.lenders.get("train")
+        fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
         if not found:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
 
     def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:
         """None where training saw other words before: rows of these have state, and change."""
-        if accelerator.scaler is not None:
+        if accelerator.scaler is not None or self.config.launch.fsdp:
             return []
         store, pad = prepared.stores["train"], np.array([prepared.task.pad_token_id])
         return word_tables(
             prepared.loaded.model, prepared.chain, self.config.optimizer, [store.column("input_ids"), pad]
         )
 
-    def _open_prefix(self, prepared: Prepared, fit: Fit, found: Checkpoint | None) -> None:
-        """Give the learner what is kept of frozen stages, for the weights with which the training goes on."""
-        before = found.facts.get("prefix_cache") if found else None
-        accelerator, poll = fit.learner.accelerator, self.stop.check
+    def _open_prefix(self, prepared: Prepared, accelerator: Accelerator, found: Checkpoint | None) -> None:
+        """Open what is kept of frozen stages, for the weights with which the training goes on."""
+        before, poll = found.facts.get("prefix_cache") if found else None, self.stop.check
         with PhaseProgress() as phase, self.world.main_first("prefix"):
             self.prefix = open_prefix(
                 self.config, prepared, accelerator, before=before, progress=phase.update, poll=poll
             )
-        fit.learner.forward.lender = self.prefix.lenders.get("train")
-        fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
 
     def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
         before, now = found.facts.get("labels"), list(prepared.task.labels.names)
@@ -299,6 +307,8 @@ class Session:
             poll=self.stop.check,
             forward=forward,
             world=self.world,
+            in_step=self.sharding is not None and prepared.task.evaluates_by_forward,
+            gathered=self.sharding.gathered if self.sharding and not prepared.task.evaluates_by_forward else None,
             agree=self.stop.agree,
         )
 

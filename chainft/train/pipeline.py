@@ -23,6 +23,7 @@ from chainft.train.pipeline_links import Far, Link, Near
 from chainft.train.pipeline_output import Sharing
 from chainft.train.pipeline_step import Step, form_of
 from chainft.train.pipeline_ties import Holdings
+from chainft.train.process_groups import new_groups
 
 if TYPE_CHECKING:
     from chainft.tasks.base import Task
@@ -42,7 +43,8 @@ class Pipeline:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         splits_backward: bool = True,
     ) -> None:
-        """All ranks of `group` make theirs together, after everything that replaces parameters, such as FSDP2.
+        """All processes make theirs together, those of other pipelines (data parallelism) too, and after everything that
+        replaces parameters, such as FSDP2.
 
         `stages`: those that `placement(schedule, ...)` gives this rank, in order. `splits_backward`: whether a schedule
         that cuts the backward pass in two may do so; False: its first part is the whole, as FSDP2 needs it.
@@ -122,14 +124,18 @@ class Pipeline:
 
     def _link(self) -> dict[int, Link]:
         """The edges of this rank's stages; the ranks make them in one order, since each waits for the other."""
-        links: dict[int, Link] = {}
-        for lower in range(self.num_stages - 1):
-            ranks = self.ranks[lower], self.ranks[lower + 1]
-            if ranks == (self.group.rank(), self.group.rank()):
-                links[lower] = Near()
-            elif self.group.rank() in ranks:
-                one, other = (dist.get_global_rank(self.group, rank) for rank in ranks)
-                links[lower] = Far(one, other, self.device)
+        pairs = {
+            lower: (
+                dist.get_global_rank(self.group, self.ranks[lower]),
+                dist.get_global_rank(self.group, self.ranks[lower + 1]),
+            )
+            for lower in range(self.num_stages - 1)
+        }
+        far = {lower: pair for lower, pair in pairs.items() if dist.get_rank() in pair and len({*pair}) == 2}
+        groups = new_groups({(*far[lower], lower, way): far[lower] for lower in far for way in ("up", "down")})
+        links: dict[int, Link] = {lower: Near() for lower, pair in pairs.items() if {*pair} == {dist.get_rank()}}
+        for lower, pair in far.items():
+            links[lower] = Far(pair, (groups[*pair, lower, "up"], groups[*pair, lower, "down"]), self.device)
         return links
 
     def _agree(self) -> None:

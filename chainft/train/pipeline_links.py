@@ -112,13 +112,16 @@ class Near:
 class Far:
     """The other stage is on another rank."""
 
-    def __init__(self, lower: int, upper: int, device: torch.device) -> None:
-        """`lower`, `upper`: the ranks, among all processes, of the stages; this process is one of them.
+    def __init__(
+        self, ranks: tuple[int, int], groups: tuple[dist.ProcessGroup, dist.ProcessGroup], device: torch.device
+    ) -> None:
+        """`ranks`, among all processes, of the lower and the upper stage; `groups` of these two, for up and for down.
 
         Both ranks make their links in one order: each waits for the other.
         """
-        self._up = _Channel(lower, upper, device)
-        self._down = _Channel(upper, lower, device)
+        lower, upper = ranks
+        self._up = _Channel(lower, upper, groups[0], device)
+        self._down = _Channel(upper, lower, groups[1], device)
         self._forms: dict[Hashable, PayloadForm] = {}
 
     def send(self, payload: Payload, key: Hashable) -> None:
@@ -171,11 +174,11 @@ class Far:
 class _Channel:
     """Tensors from one rank to another."""
 
-    def __init__(self, source: int, target: int, device: torch.device) -> None:
+    def __init__(self, source: int, target: int, group: dist.ProcessGroup, device: torch.device) -> None:
         self._source = source
         self._target = target
         self._device = device
-        self._group = dist.new_group([source, target], use_local_synchronization=True)
+        self._group = group
         self._sent: deque[tuple[dist.Work, Tensor]] = deque()
         self._coming: list[tuple[dist.Work, Tensor]] = []
         # NCCL connects at the first message and blocks until the other rank does: not in the middle of a schedule.

@@ -11,13 +11,14 @@ from torch.distributed.tensor import DTensor
 
 from chainft.stages.own import canonical_names
 from chainft.stages.partial import Stage
+from chainft.train.process_groups import new_groups
 
 
 class Holdings:
     """The parameters of this rank, and who else of the pipeline has a copy of them."""
 
     def __init__(self, stages: Sequence[Stage], group: dist.ProcessGroup, device: torch.device) -> None:
-        """All ranks of the pipeline make theirs together."""
+        """All processes make theirs together, those of other pipelines too."""
         self.parameters: Mapping[str, nn.Parameter] = _parameters(stages)
         """First name in the whole model -> parameter."""
         self._group = group
@@ -79,12 +80,9 @@ def _ties(holders: Mapping[str, Sequence[int]], group: dist.ProcessGroup) -> lis
     for name in sorted(holders):
         if len(holders[name]) > 1:
             by_ranks.setdefault(tuple(holders[name]), []).append(name)
-    ties = []
-    for ranks in sorted(by_ranks):  # In one order on all ranks, since each waits for the others.
-        if group.rank() in ranks:
-            members = [dist.get_global_rank(group, rank) for rank in ranks]
-            ties.append((dist.new_group(members, use_local_synchronization=True), by_ranks[ranks]))
-    return ties
+    by_ranks = {tuple(dist.get_global_rank(group, one) for one in ranks): names for ranks, names in by_ranks.items()}
+    groups = new_groups({ranks: ranks for ranks in by_ranks if dist.get_rank() in ranks})
+    return [(groups[ranks], by_ranks[ranks]) for ranks in sorted(groups)]
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -41,6 +41,22 @@ class Case:
     lora: bool = False
     blocks: int = 8
     tied: bool = False
+    bf16: bool = False
+    """Under autocast."""
+    recomputed: bool = False
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one rank of a pipeline did."""
+
+    owned: tuple[str, ...]
+    seeds: list[tuple[int, int]]
+    """(micro-batch, stage)"""
+    handed_back: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class Outcome:
     """After the last step."""
     logits: np.ndarray
     """Of one more batch, in evaluation."""
-    others: Any = None
+    seen: Seen | None = None
 
 
 class Targets:
@@ -99,6 +115,8 @@ def model_of(case: Case) -> PreTrainedModel:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
+    if case.recomputed:
+        model.activation_checkpointing_enable()
     return model.train()
 
 
@@ -144,7 +162,9 @@ def single(case: Case, steps: int = 3) -> Outcome:
         count = sum(map(task.num_targets, batches))
         total = 0.0
         for batch in batches:
-            loss = task.loss(model(**task.arguments(batch)), batch) / count
+            with case.autocast():
+                output = model(**task.arguments(batch))
+            loss = task.loss(output, batch) / count
             loss.backward()
             total += float(loss.detach())
         losses.append(total)
@@ -154,16 +174,25 @@ def single(case: Case, steps: int = 3) -> Outcome:
         optimizer.step()
         optimizer.zero_grad()
     parameters = {name: one.detach().numpy() for name, one in model.named_parameters()}
-    with torch.inference_mode():
-        logits = model.eval()(**task.arguments(batches_of(case, 7)[0])).logits.numpy()
+    with torch.inference_mode(), case.autocast():
+        logits = model.eval()(**task.arguments(batches_of(case, 7)[0])).logits.float().numpy()
     return Outcome(losses, norms, gradients, parameters, logits)
 
 
 def piped(
-    rank: int, case: Case, schedule: str, stages_per_rank: int, splits_backward: bool = True, steps: int = 3
+    rank: int,
+    case: Case,
+    schedule: str,
+    stages_per_rank: int,
+    splits_backward: bool = True,
+    steps: int = 3,
+    size: int | None = None,
 ) -> Outcome:
-    """Training by one rank of a pipeline of all ranks."""
-    size = dist.get_world_size()
+    """Training by one rank of a pipeline of all ranks, or of `size` of them, with more pipelines beside it."""
+    size = size or dist.get_world_size()
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, dist.get_world_size(), size)]
+    group, rank = groups[rank // size], rank % size
+    assert group is not None
     model, task = model_of(case), Targets(case.model.split(":")[1])
     canonical = canonical_names(model)
     spans = equal_spans(Gates(model).blocks.map, size * stages_per_rank)
@@ -171,16 +200,17 @@ def piped(
     mine = [number for number, one in enumerate(ranks) if one == rank]
     stages = own_stages(model, spans, mine)
     optimizer = optimizer_of(list(model.parameters()))
-    assert dist.group.WORLD is not None
     pipeline = Pipeline(
         stages,
         task,  # type: ignore[arg-type]
         schedule=schedule,
-        group=dist.group.WORLD,
+        group=group,
         device=torch.device("cpu"),
+        autocast=case.autocast,
         splits_backward=splits_backward,
     )
     losses, norms, gradients, seeds = [], [], {}, []
+    handed_back = count_gradients(pipeline)
     for step in range(steps):
         unfreeze(model, case, step)
         batches = batches_of(case, step)
@@ -198,8 +228,21 @@ def piped(
     parameters = {canonical[name]: one.detach().numpy() for name, one in model.named_parameters()}
     model.eval()
     with torch.inference_mode():
-        logits = pipeline.infer(batches_of(case, 7)[0]).logits.numpy()
-    return Outcome(losses, norms, gradients, parameters, logits, (seeds, pipeline.owned_names(), list(parameters)))
+        logits = pipeline.infer(batches_of(case, 7)[0]).logits.float().numpy()
+    return Outcome(losses, norms, gradients, parameters, logits, Seen(pipeline.owned_names(), seeds, handed_back))
+
+
+def count_gradients(pipeline: Pipeline) -> dict[int, int]:
+    """Lower stage -> to how many micro-batches' gradients the upper one, where it is on this rank, hands back to it."""
+    counts: dict[int, int] = {}
+    for lower, link in pipeline.links.items():
+
+        def send(gradients: Sequence[Tensor], lower: int = lower, send: Any = link.send_gradients) -> None:
+            counts[lower] = counts.get(lower, 0) + 1
+            send(gradients)
+
+        link.send_gradients = send  # type: ignore[method-assign]
+    return counts
 
 
 def difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> float:
@@ -219,5 +262,5 @@ def assert_equal(ranks: Sequence[Outcome], whole: Outcome, *, gradient: float = 
     for one, other in pairwise(ranks):
         common = one.parameters.keys() & other.parameters.keys()
         assert all(np.array_equal(one.parameters[name], other.parameters[name]) for name in common)
-    owned = [name for one in ranks for name in one.others[1]]
+    owned = [name for one in ranks if one.seen for name in one.seen.owned]
     assert sorted(owned) == sorted(whole.parameters)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from chainft.data.batching import Batch
 from chainft.plan.pipeline_schedule import make_schedule, placement
 from chainft.stages.partial import Stage
-from chainft.train.pipeline_links import Far, Link, Near
+from chainft.train.pipeline_links import Far, Link, Message, Near
 from chainft.train.pipeline_output import Sharing
 from chainft.train.pipeline_step import Step, form_of
 from chainft.train.pipeline_ties import Holdings
@@ -71,12 +71,13 @@ class Pipeline:
     def num_stages(self) -> int:
         return len(self.ranks)
 
-    def gradient(self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int, int], None]) -> Tensor:
+    def gradient(self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None]) -> Tensor:
         """Add the gradients of all micro-batches to the parameters'; returns the loss a target, float64, on every rank.
 
-        `num_targets`: of all batches together, not 0. `seed(micro_batch, stage)` is called before each forward pass. The caller puts
-        the model into training mode before and calls `sum_ties` after. After an error the ranks are out of step, and
-        the pipeline is of no use any more.
+        `num_targets`: of all batches together, not 0. `seed(micro_batch)` seeds torch; the random numbers that a stage
+        draws after it follow those of the stages below, as in a single process. The caller puts the model into training
+        mode before and calls `sum_ties` after. After an error the ranks are out of step, and the pipeline is of no use
+        any more.
         """
         self._agree()
         step = Step(self, [batch.to(self.device) for batch in batches], num_targets, seed)
@@ -96,11 +97,11 @@ class Pipeline:
         key = (False, form_of(arguments))
         output = None
         for number, stage in self.stages.items():
-            received = self.links[number - 1].receive(key) if number else None
+            received = self.links[number - 1].receive(key).payload if number else None
             with self.autocast():
                 output = stage(received, arguments)
             if number < self.num_stages - 1:
-                self.links[number].send(output, key)
+                self.links[number].send(Message.of(output), key)
         self._flush()
         return self._share(output, key)
 
@@ -139,10 +140,11 @@ class Pipeline:
         return links
 
     def _agree(self) -> None:
-        """Learn whether any rank froze or unfroze anything since the last step: then payloads are told of anew."""
+        """Learn whether any rank froze something or changed a mode since the last step: then messages get new forms."""
         found = torch.zeros(self.num_stages, dtype=torch.int64, device=self.device)
         for number, stage in self.stages.items():
-            found[number] = zlib.crc32(bytes(parameter.requires_grad for parameter in stage.model.parameters()))
+            flags = [parameter.requires_grad for parameter in stage.model.parameters()]
+            found[number] = zlib.crc32(bytes(flags + [module.training for module in stage.model.modules()]))
         dist.all_reduce(found, group=self.group)
         if found.tolist() != self._agreed:
             self._agreed = found.tolist()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from chainft.stages.gates import Payload
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
 _MAX_DIMENSIONS = 4
 _HEADER = 4 + _MAX_DIMENSIONS
 """Whole numbers that tell of one tensor."""
@@ -46,24 +46,43 @@ class Form(NamedTuple):
         return cls(tuple(shape[:dimensions]), _DTYPES[dtype], bool(has_gradient)) if there else None
 
 
-PayloadForm = tuple[Form | None, Form | None]
-"""Of the hidden state and of the encoder's output."""
+class Message(NamedTuple):
+    """What goes from one stage to the next."""
+
+    hidden: Tensor | None
+    """(B, L, D), as in `Payload`."""
+    encoder: Tensor | None
+    """(B, L, D), as in `Payload`."""
+    random: Tensor | None
+    """Where random numbers stand after the lower stage (`RandomState.packed`), so that dropout goes on as in the whole
+    model; None: none were drawn for this micro-batch until now."""
+
+    @classmethod
+    def of(cls, payload: Payload, random: Tensor | None = None) -> Message:
+        return cls(payload.hidden, payload.encoder, random)
+
+    @property
+    def payload(self) -> Payload:
+        return Payload(self.hidden, self.encoder)
+
+
+MessageForm = list[Form | None]
 
 
 class Link(Protocol):
     """The edge between two stages, as one of them or both have it."""
 
-    def send(self, payload: Payload, key: Hashable) -> None:
-        """Hand on what the lower stage computed; payloads of one `key` have one form."""
+    def send(self, message: Message, key: Hashable) -> None:
+        """Hand on what the lower stage computed; messages of one `key` have one form."""
 
     def prepare(self, key: Hashable) -> None:
-        """Begin to receive the next payload, if its form is known."""
+        """Begin to receive the next message, if its form is known."""
 
-    def receive(self, key: Hashable) -> Payload:
+    def receive(self, key: Hashable) -> Message:
         """What the upper stage gets, as leaves of a new graph."""
 
     def send_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Hand back the gradients of those tensors of a payload that have one."""
+        """Hand back the gradients of those tensors of a message that have one."""
 
     def prepare_gradients(self, forms: Sequence[Form]) -> None:
         """Begin to receive the gradients of tensors of these forms."""
@@ -81,20 +100,17 @@ class Near:
     """Both stages are on this rank."""
 
     def __init__(self) -> None:
-        self._payloads: deque[Payload] = deque()
+        self._messages: deque[Message] = deque()
         self._gradients: deque[list[Tensor]] = deque()
 
-    def send(self, payload: Payload, key: Hashable) -> None:
-        hidden, encoder = (
-            None if tensor is None else tensor.detach().requires_grad_(tensor.requires_grad)
-            for tensor in (payload.hidden, payload.encoder)
-        )
-        self._payloads.append(Payload(hidden, encoder))
+    def send(self, message: Message, key: Hashable) -> None:
+        leaves = (None if one is None else one.detach().requires_grad_(one.requires_grad) for one in message)
+        self._messages.append(Message(*leaves))
 
     def prepare(self, key: Hashable) -> None: ...
 
-    def receive(self, key: Hashable) -> Payload:
-        return self._payloads.popleft()
+    def receive(self, key: Hashable) -> Message:
+        return self._messages.popleft()
 
     def send_gradients(self, gradients: Sequence[Tensor]) -> None:
         self._gradients.append(list(gradients))
@@ -122,34 +138,32 @@ class Far:
         lower, upper = ranks
         self._up = _Channel(lower, upper, groups[0], device)
         self._down = _Channel(upper, lower, groups[1], device)
-        self._forms: dict[Hashable, PayloadForm] = {}
+        self._forms: dict[Hashable, MessageForm] = {}
 
-    def send(self, payload: Payload, key: Hashable) -> None:
-        tensors = (payload.hidden, payload.encoder)
-        hidden, encoder = (None if tensor is None else Form.of(tensor) for tensor in tensors)
-        form = (hidden, encoder)
+    def send(self, message: Message, key: Hashable) -> None:
+        form = [None if tensor is None else Form.of(tensor) for tensor in message]
         if key not in self._forms:
             self._forms[key] = form
             self._up.send(torch.tensor([one.numbers() if one else [0] * _HEADER for one in form]))
         elif self._forms[key] != form:
-            raise RuntimeError(f"a payload of the form {form}, where the other rank expects {self._forms[key]}")
-        for tensor in payload.tensors():
-            self._up.send(tensor)
+            raise RuntimeError(f"a message of the form {form}, where the other rank expects {self._forms[key]}")
+        for tensor in message:
+            if tensor is not None:
+                self._up.send(tensor)
 
     def prepare(self, key: Hashable) -> None:
         if key in self._forms and not self._up.is_receiving:
             self._up.begin([form for form in self._forms[key] if form])
 
-    def receive(self, key: Hashable) -> Payload:
+    def receive(self, key: Hashable) -> Message:
         if key not in self._forms:
-            header = Form((2, _HEADER), torch.int64, has_gradient=False)
+            header = Form((len(Message._fields), _HEADER), torch.int64, has_gradient=False)
             self._up.begin([header])
-            hidden, encoder = map(Form.read, self._up.end()[0].tolist())
-            self._forms[key] = (hidden, encoder)
+            self._forms[key] = [Form.read(numbers) for numbers in self._up.end()[0].tolist()]
         self.prepare(key)
         tensors = iter(self._up.end())
         leaves = [next(tensors).requires_grad_(form.has_gradient) if form else None for form in self._forms[key]]
-        return Payload(*leaves)
+        return Message(*leaves)
 
     def send_gradients(self, gradients: Sequence[Tensor]) -> None:
         for gradient in gradients:

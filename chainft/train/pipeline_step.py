@@ -15,7 +15,8 @@ from chainft.data.batching import Batch
 from chainft.plan.pipeline_schedule import Action
 from chainft.stages.gates import Payload
 from chainft.stages.loss import loss_of
-from chainft.train.pipeline_links import Form
+from chainft.stages.random_state import RandomState
+from chainft.train.pipeline_links import Form, Message
 from chainft.train.split_backward import SplitBackward
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Step:
     """Forward and backward passes of all micro-batches."""
 
     def __init__(
-        self, pipeline: Pipeline, batches: Sequence[Batch], num_targets: float, seed: Callable[[int, int], None]
+        self, pipeline: Pipeline, batches: Sequence[Batch], num_targets: float, seed: Callable[[int], None]
     ) -> None:
         self._pipeline = pipeline
         self._batches = batches
@@ -67,13 +68,20 @@ class Step:
 
     def _forward(self, stage: int, number: int, following: Action | None) -> None:
         pipeline, key = self._pipeline, self._keys[number]
-        received = pipeline.links[stage - 1].receive(key) if stage else None
+        message = pipeline.links[stage - 1].receive(key) if stage else None
+        received = message.payload if message else None
+        random = message.random if message else None
         self._prepare(following)
-        self._seed(number, stage)
+        self._seed(number)
+        if random is not None:
+            RandomState.unpacked(random, pipeline.device).restore()
+        before = RandomState.now(pipeline.device)
         with pipeline.autocast():
             output = pipeline.stages[stage](received, self._arguments[number])
         if stage < self._last:
-            pipeline.links[stage].send(output, key)
+            after = RandomState.now(pipeline.device)
+            has_drawn = random is not None or not after.equals(before)
+            pipeline.links[stage].send(Message.of(output, after.packed() if has_drawn else None), key)
             outputs = output.tensors()
         else:
             loss = loss_of(pipeline.task, output, self._batches[number]) / self._num_targets

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-Key = tuple[object, ...]
+Key = TypeVar("Key", bound=tuple[object, ...])
 
 
 def new_groups(wanted: Mapping[Key, Sequence[int]]) -> dict[Key, dist.ProcessGroup]:
@@ -17,7 +18,7 @@ def new_groups(wanted: Mapping[Key, Sequence[int]]) -> dict[Key, dist.ProcessGro
     process has, so that members with different numbers of groups wait for each other for ever (torch 2.13,
     `_hash_ranks_to_str`).
     """
-    everyones: list[dict[Key, tuple[int, ...]]] = [{} for _ in range(dist.get_world_size())]
+    everyones: list[dict[Any, tuple[int, ...]]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyones, {key: tuple(ranks) for key, ranks in wanted.items()})
     found: dict[Key, dist.ProcessGroup] = {}
     for key, ranks in sorted({one for several in everyones for one in several.items()}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +44,7 @@ class Case:
     bf16: bool = False
     """Under autocast."""
     recomputed: bool = False
+    dropout: float = 0.0
 
     def autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
@@ -54,8 +55,6 @@ class Seen:
     """What one rank of a pipeline did."""
 
     owned: tuple[str, ...]
-    seeds: list[tuple[int, int]]
-    """(micro-batch, stage)"""
     handed_back: dict[int, int]
 
 
@@ -102,6 +101,9 @@ def model_of(case: Case) -> PreTrainedModel:
     else:
         config.num_hidden_layers = case.blocks
         config.tie_word_embeddings = case.tied
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, case.dropout)
     torch.manual_seed(0)
     model: PreTrainedModel = getattr(transformers, HEADS[head]).from_config(config)
     for name, parameter in model.named_parameters():
@@ -145,6 +147,10 @@ def unfreeze(model: torch.nn.Module, case: Case, step: int) -> None:
                 parameter.requires_grad_(True)
 
 
+def seed(step: int, number: int) -> None:
+    torch.manual_seed(100 * step + number)
+
+
 def optimizer_of(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-3)
 
@@ -161,7 +167,8 @@ def single(case: Case, steps: int = 3) -> Outcome:
         batches = batches_of(case, step)
         count = sum(map(task.num_targets, batches))
         total = 0.0
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            seed(step, number)
             with case.autocast():
                 output = model(**task.arguments(batch))
             loss = task.loss(output, batch) / count
@@ -209,13 +216,13 @@ def piped(
         autocast=case.autocast,
         splits_backward=splits_backward,
     )
-    losses, norms, gradients, seeds = [], [], {}, []
+    losses, norms, gradients = [], [], {}
     handed_back = count_gradients(pipeline)
     for step in range(steps):
         unfreeze(model, case, step)
         batches = batches_of(case, step)
         count = sum(map(task.num_targets, batches))
-        loss = pipeline.gradient(batches, count, seed=lambda *numbers: seeds.append(numbers))
+        loss = pipeline.gradient(batches, count, seed=partial(seed, step))
         pipeline.sum_ties()
         losses.append(float(loss))
         norms.append(float(pipeline.grad_norm_sq().sqrt()))
@@ -229,7 +236,7 @@ def piped(
     model.eval()
     with torch.inference_mode():
         logits = pipeline.infer(batches_of(case, 7)[0]).logits.float().numpy()
-    return Outcome(losses, norms, gradients, parameters, logits, Seen(pipeline.owned_names(), seeds, handed_back))
+    return Outcome(losses, norms, gradients, parameters, logits, Seen(pipeline.owned_names(), handed_back))
 
 
 def count_gradients(pipeline: Pipeline) -> dict[int, int]:

@@ -50,7 +50,7 @@ def test_two_ranks_train_as_one_process(two: Ranks, case: Case, schedule: str, s
             for schedule, stages in SCHEDULES
         ),
     ],
-    ids=str,
+    ids=lambda value: value.model if isinstance(value, Case) else str(value),
 )
 def test_four_ranks_train_as_one_process(four: Ranks, case: Case, schedule: str, stages: int) -> None:
     """Also with fewer micro-batches than ranks."""
@@ -115,10 +115,16 @@ def test_backward_that_may_not_be_cut_is_run_whole(two: Ranks) -> None:
     assert_equal(two.run(piped, BERT, "zbv", 2, False), single(BERT))
 
 
-def test_every_forward_pass_has_its_own_seed(two: Ranks) -> None:
-    ranks = two.run(piped, BERT, "zbv", 2, True, 1)
-    seeds = [seed for one in ranks for seed in one.seen.seeds]
-    assert sorted(seeds) == [(number, stage) for number in range(len(SHAPES[0])) for stage in range(4)]
+@pytest.mark.parametrize("kind", ["bert:classify", "llama:causal", "t5:seq2seq"])
+def test_dropout_draws_the_numbers_of_the_single_process(two: Ranks, kind: str) -> None:
+    case = Case(kind, dropout=0.3)
+    assert single(case).losses[0] != single(Case(kind)).losses[0]
+    assert_equal(two.run(piped, case, "zbv", 2), single(case))
+
+
+def test_dropout_that_is_recomputed_draws_them_again(two: Ranks) -> None:
+    case = Case("bert:classify", dropout=0.3, recomputed=True)
+    assert_equal(two.run(piped, case, "1f1b", 1), single(case))
 
 
 def test_pipelines_beside_each_other_do_not_meet(four: Ranks) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -85,6 +85,10 @@ class Engine:
     """The model's output for a batch of one store by another way than the model's own forward pass: without padding, or
     from where frozen stages end."""
     world: World = field(default_factory=World)
+    in_step: bool = False
+    """Whether all copies must call the model equally often, since it is sharded over them."""
+    gathered: Callable[[], AbstractContextManager[object]] | None = None
+    """Of a sharded model, what lets each copy call it as often as it likes: for tasks that write texts."""
     agree: Poll = lambda: None
     """Called after every stretch on all processes: lets them stop together."""
 
@@ -154,6 +158,8 @@ class Engine:
         for chosen in batches[self.world.copy :: self.world.num_copies]:
             self.poll()
             done.append(self._run_batch(rows, chosen, first_feature))
+        if self.in_step and len(done) < -(-len(batches) // self.world.num_copies):
+            self._run_batch(rows, batches[0], first_feature)  # For the others; what comes of it counts not.
         everyone = self.world.gather(done)
         if everyone is None or not self.world.is_main:
             return []
@@ -203,7 +209,9 @@ class Engine:
         forward = None if chosen is None else self.forward
         model: Any = self.model if forward is None else lambda **_: forward(batch)
         try:
-            with torch.inference_mode(), self.autocast():
+            # Sharded parameters are gathered in place, which tensors of inference mode do not allow later on.
+            is_sharded = self.in_step or self.gathered is not None
+            with torch.no_grad() if is_sharded else torch.inference_mode(), self.autocast():
                 result = self.task.infer(model, batch)
         finally:
             self.model.train(was_training)
@@ -221,12 +229,13 @@ def score(
     Of several processes the main one counts; the others get its values, without tables and charts.
     """
     metrics = engine.task.metrics()
-    for one in predicted:
-        gold, answer = engine.task.gold(one.example), engine.task.predicted(one.prediction)
-        for metric in metrics:
-            metric.update(gold, one.prediction if metric.needs_scores else answer)
-        if sink:
-            sink(one)
+    with engine.gathered() if engine.gathered else nullcontext():
+        for one in predicted:
+            gold, answer = engine.task.gold(one.example), engine.task.predicted(one.prediction)
+            for metric in metrics:
+                metric.update(gold, one.prediction if metric.needs_scores else answer)
+            if sink:
+                sink(one)
     if not engine.world.is_main:
         return Scores(values=engine.world.share())
     scores = merge_scores(metric.compute() for metric in metrics)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from chainft.config.run import Interval, RunConfig
 from chainft.data.example import Example
 from chainft.errors import DistributedError, DivergedError, Interrupted, Stopped
@@ -101,26 +103,32 @@ class Fit:
         """Commit a checkpoint of the current state. Raises DistributedError where copies of the model differ."""
         fault_point("save", step=self.state.step)
         self._check_copies()
-        tensors, groups = pack_optimizer(self.learner.plain_optimizer, self.learner.plain_model, self.learner.tables)
-        halved = self.learner.max_rows < configured_rows(self.learner.config)
-        state = asdict(replace(self.state, max_rows=self.learner.max_rows if halved else None))
+        learner = self.learner
+        model: Mapping[str, Tensor]
+        if learner.division is not None:
+            model = learner.division.state()
+            tensors, groups = learner.division.optimizer_state(learner.plain_optimizer)
+        else:
+            model = learner.plain_model.state_dict()
+            tensors, groups = pack_optimizer(learner.plain_optimizer, learner.plain_model, learner.tables)
+        halved = learner.max_rows < configured_rows(learner.config, learner.world.num_copies)
+        state = asdict(replace(self.state, max_rows=learner.max_rows if halved else None))
         self.checkpoints.save(
             self.state.step,
-            tensors={"model": self.learner.plain_model.state_dict(), "optimizer": tensors},
+            tensors={"model": model, "optimizer": tensors},
             state={"fit": state, "optimizer": groups, "scaler": self._scaler_state()},
             facts={**self.facts, "step": self.state.step, "epoch": self._epoch()},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put weights, optimizer and counters back as `checkpoint` holds them."""
-        self.learner.plain_model.load_state_dict(checkpoint.load("model"))
-        restore_optimizer(
-            self.learner.plain_optimizer,
-            self.learner.plain_model,
-            checkpoint.load("optimizer"),
-            checkpoint.state["optimizer"],
-            self.learner.tables,
-        )
+        self.learner.load(checkpoint.load("model"))
+        tensors, json = checkpoint.load("optimizer"), checkpoint.state["optimizer"]
+        learner = self.learner
+        if learner.division is not None:
+            learner.division.restore_optimizer(learner.plain_optimizer, tensors, json)
+        else:
+            restore_optimizer(learner.plain_optimizer, learner.plain_model, tensors, json, learner.tables)
         self.state = FitState(**checkpoint.state["fit"])
         waited = self.state.evaluations_without_improvement
         self.state = replace(self.state, stopped_early=self._is_out_of_patience(waited))
@@ -133,6 +141,8 @@ class Fit:
     def _check_copies(self) -> None:
         """What is trained on several processes stays the same on all, bit by bit, or nothing is saved."""
         learner = self.learner
+        if learner.sharding is not None:
+            return  # No process has what another one has.
         if unlike := learner.world.differing(list(learner.plain_model.state_dict().items())):
             raise DistributedError(
                 f"{unlike[0]}{f' and {len(unlike) - 1} others' if unlike[1:] else ''} differ between the processes at "

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from chainft.config.chain import ChainConfig
 from chainft.config.run import OptimizerConfig
@@ -34,6 +35,8 @@ _FUSED = {
     "adagrad": ("cpu",),
 }
 """Where torch 2.13 has a fused kernel, which does the whole update in one pass over memory."""
+_FUSED_SHARDED = ("adamw", "adam")
+"""Of these, torch 2.13 has fused kernels for sharded parameters too."""
 _REFUSED = {
     "lbfgs": "it evaluates the loss several times an update (a closure), which the training loop does not do",
     "sparseadam": "it takes sparse gradients only, and transformers have dense ones",
@@ -70,6 +73,8 @@ def build_optimizer(
     Raises ConfigError for an unknown name or option, a value out of range, or a model that it cannot train.
     """
     groups = parameter_groups(model, config, chain, stand_ins or {})
+    if not groups and chain is not None and chain.is_cut:
+        groups = [{"params": [nn.Parameter(torch.zeros(0))], "weight_decay": 0.0}]  # Torch takes none without.
     if not groups:
         raise ConfigError("no parameter of the model is trainable", slug="nothing-to-train", key="model")
     return _construct(groups, config)
@@ -231,8 +236,11 @@ def _is_bad(number: object) -> bool:
 
 
 def _has_fused(kind: type[torch.optim.Optimizer], groups: Iterable[Mapping[str, Any]]) -> bool:
-    devices = _FUSED.get(kind.__name__.casefold(), ())
+    name = kind.__name__.casefold()
+    devices = _FUSED.get(name, ())
     parameters = [parameter for group in groups for parameter in group["params"]]
+    if name not in _FUSED_SHARDED and any(isinstance(parameter, DTensor) for parameter in parameters):
+        return False
     return all(p.device.type in devices and p.is_floating_point() for p in parameters)
 
 

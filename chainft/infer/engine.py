@@ -84,6 +84,8 @@ class Engine:
     forward: Callable[[Batch], Any] | None = None
     """The model's output for a batch of one store by another way than the model's own forward pass: without padding, or
     from where frozen stages end."""
+    follow_up_forward: Callable[[Batch], Any] | None = None
+    """The same for a batch that is in no store, such as one of a second pass; None: the model's own forward pass."""
     world: World = field(default_factory=World)
     in_step: bool = False
     """Whether all copies must call the model equally often, since it is sharded over them."""
@@ -206,7 +208,7 @@ class Engine:
         batch = self.task.collate(rows, [int(i) for i in numbers]).to(self.model.device)
         was_training = self.model.training
         self.model.train(False)
-        forward = None if chosen is None else self.forward
+        forward = self.follow_up_forward if chosen is None else self.forward
         model: Any = self.model if forward is None else lambda **_: forward(batch)
         try:
             # Sharded parameters are gathered in place, which tensors of inference mode do not allow later on.

@@ -336,6 +336,7 @@ class Session:
             autocast=accelerator.autocast,
             poll=self.stop.check,
             forward=forward,
+            follow_up_forward=self.division.infer if isinstance(self.division, Placed) else None,
             world=self.world,
             in_step=self.config.launch.fsdp and prepared.task.evaluates_by_forward,
             gathered=None if prepared.task.evaluates_by_forward or self.division is None else self.division.gathered,

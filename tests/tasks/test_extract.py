@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from chainft.run_folder import RunFolder
 from chainft.tasks._extract_config import ExtractConfig
 from chainft.tasks.base import merge_scores
 from chainft.tasks.extract import PAIR, Extract
+from chainft.train.launch import launch
 from chainft.train.session import run_training
 
 TEXT = "anna of acme met ben in oslo"
@@ -276,3 +278,25 @@ def test_a_resumed_run_ends_as_an_unbroken_one(settings: list[str], tmp_path: Pa
     AcceleratorState._reset_state(reset_partial_state=True)
     resumed = run_training(compose_resumed(str(run), ["train.max_steps=8", "allow_change=[train.max_steps]"]))
     assert first["test"]["after"] != resumed["test"]["after"] == whole["test"]["after"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean_logging")
+def test_two_processes_find_what_one_finds(settings: list[str], tiny_encoder: Path, tmp_path: Path) -> None:
+    still = tmp_path / "still"
+    shutil.copytree(tiny_encoder, still)
+    config = json.loads((still / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (still / "config.json").write_text(json.dumps(config))
+    rest = [f"model={still}", "report.enabled=false", "evaluation.batch_size=4", "train.num_train_epochs=4"]
+    words = [one for one in settings if not one.startswith("model=")]
+    found = []
+    for count in (1, 2):
+        run = tmp_path / str(count)
+        launch(compose([*words, *rest, f"launch.num_processes={count}", f"run={run}"]))
+        results = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
+        found.append(
+            (results["test"]["after"]["values"], len((run / "predictions/test.jsonl").read_text().splitlines()))
+        )
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4) and found[0][0]["entity_f1"] > 0.5
+    assert found[0][1] == found[1][1] == 15

@@ -65,7 +65,7 @@ class Extraction(Metric):
                 f"{start}_precision_macro": mean(one.precision for one in counts.values()),
                 f"{start}_recall_macro": mean(one.recall for one in counts.values()),
             }
-        return Scores(values, (self._table(),), meanings=_MEANINGS)
+        return Scores(values, (self._table(),), meanings=_meanings())
 
     def _add(
         self, setting: Setting, gold: Iterable[Fact], predicted: Iterable[Fact], seen: Callable[[Fact], Any]
@@ -120,13 +120,31 @@ def _counts(counts: Counter[str]) -> Counts:
     return Counts(counts["right"], counts["predicted"], counts["gold"])
 
 
-_MEANINGS = {
-    "entity_f1": "F1 of entities: right are those whose boundaries and type are",
-    "relation_strict_f1_micro": "F1 of all relations between entities that the model found itself: right are those whose "
-    "name is, and boundaries and types of both entities (Rel+)",
-    "relation_boundaries_f1_micro": "the same, whatever types the two entities got (Rel)",
-    "relation_given_entities_f1_micro": "the same where the model is told the right entities: what naming relations does "
-    "by itself",
+_RIGHT: Mapping[Setting, str] = {
+    "strict": "right are relations whose name is, and boundaries and types of both entities, which the model found (Rel+)",
+    "boundaries": "right are relations whose name is, and the boundaries of both entities, which the model found (Rel)",
+    "given_entities": "the model is told the right entities, and names the relations only",
 }
+_SHARES = {
+    "f1": "F1 of relations",
+    "precision": "share of the predicted relations that is right",
+    "recall": "share of the relations there are that was found",
+}
+_MEANS = {"micro": "all together", "macro": "averaged over the names of relations"}
+
+
+def _meanings() -> dict[str, str]:
+    """What each value counts."""
+    found = {
+        "entity_f1": "F1 of entities: right are those whose boundaries and type are",
+        "entity_precision": "share of the predicted entities whose boundaries and type are right",
+        "entity_recall": "share of the entities there are that was found, boundaries and type",
+    }
+    for setting, right in _RIGHT.items():
+        for share, words in _SHARES.items():
+            for mean_of, how in _MEANS.items():
+                found[f"relation_{setting}_{share}_{mean_of}"] = f"{words}, {how}; {right}"
+    return found
+
 
 PLUGIN = Extraction

@@ -92,9 +92,10 @@ def _metric_type(name: str) -> str | None:
 
 def _intro(facts: RunFacts) -> Iterator[str]:
     base, labels = base_model(facts), facts.labels
-    purpose = about(facts.task).purpose or f"does the task {_code(facts.task)}"
-    if facts.heads:
+    purpose = about(facts.task).purpose
+    if purpose is None and facts.heads:
         purpose = f"does {plural(len(facts.heads), 'task')} on one trunk ({', '.join(facts.heads)})"
+    purpose = purpose or f"does the task {_code(facts.task)}"
     origin = f"[{base}](https://huggingface.co/{base})" if base else "a local model"
     yield f"# {_plain(facts.name)}"
     yield ""

@@ -48,6 +48,7 @@ def test_a_wrong_direction_is_wrong_in_every_setting() -> None:
 def test_no_examples_have_scores() -> None:
     scores = Extraction().compute()
     assert set(scores.values.values()) == {0.0} and scores.tables[0].rows == ()
+    assert scores.meanings.keys() == scores.values.keys()
 
 
 def test_entities_are_counted_as_seqeval_counts_them() -> None:

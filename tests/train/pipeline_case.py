@@ -209,7 +209,8 @@ def piped(
     assert group is not None
     model, task = model_of(case), Targets(case.model.split(":")[1])
     canonical = canonical_names(model)
-    spans = equal_spans(Gates(model).blocks.map, size * stages_per_rank)
+    blocks = Gates(model).blocks
+    spans = equal_spans(blocks.map, size * stages_per_rank)
     ranks = placement(schedule, size, stages_per_rank)
     mine = [number for number, one in enumerate(ranks) if one == rank]
     stages = own_stages(model, spans, mine)
@@ -217,7 +218,7 @@ def piped(
         shape = (dist.get_world_size() // size, size)
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copy", "place"))["copy"]
         for block in (block for stage in stages for block in stage.span.blocks):
-            fully_shard(Gates(model).blocks.module(block), mesh=mesh)
+            fully_shard(blocks.module(block), mesh=mesh, reshard_after_forward=True)
     optimizer = optimizer_of(list(model.parameters()))
     pipeline = Pipeline(
         stages,

@@ -94,21 +94,29 @@ class Pipeline:
 
     def infer(self, batch: Batch) -> Any:
         """The output that the whole model would give for a batch, on every rank."""
-        return self.forward_like(**self.task.arguments(batch.to(self.device)))
+        return self.infer_all([batch])[0]
 
-    @torch.inference_mode()
+    def infer_all(self, batches: Sequence[Batch]) -> list[Any]:
+        """As `infer`, of several batches: while one rank computes a batch, the one before it computes the next."""
+        return self._outputs([self.task.arguments(batch.to(self.device)) for batch in batches])
+
     def forward_like(self, **arguments: Any) -> Any:
         """As the whole model is called. All ranks call it with the same arguments."""
-        key = (False, form_of(arguments))
-        output = None
+        return self._outputs([arguments])[0]
+
+    @torch.inference_mode()
+    def _outputs(self, several: Sequence[Mapping[str, Any]]) -> list[Any]:
+        keys = [(False, form_of(arguments)) for arguments in several]
+        outputs: list[Any] = [None] * len(several)
         for number, stage in self.stages.items():
-            received = self.links[number - 1].receive(key).payload if number else None
-            with self.autocast():
-                output = stage(received, arguments)
-            if number < self.num_stages - 1:
-                self.links[number].send(Message.of(output), key)
+            for place, arguments in enumerate(several):
+                received = self.links[number - 1].receive(keys[place]).payload if number else None
+                with self.autocast():
+                    outputs[place] = stage(received, arguments)
+                if number < self.num_stages - 1:
+                    self.links[number].send(Message.of(outputs[place]), keys[place])
         self._flush()
-        return self._share(output, key)
+        return [self._share(output, key) for output, key in zip(outputs, keys, strict=True)]
 
     def splits(self, stage: int) -> bool:
         """Whether the backward pass of one of this rank's stages is cut in two where the schedule says so."""

@@ -247,6 +247,8 @@ def piped(
     model.eval()
     with torch.inference_mode():
         logits = pipeline.infer(batches_of(case, 7)[0]).logits.float().numpy()
+        again = pipeline.infer_all(batches_of(case, 7))[0].logits.float().numpy()
+    assert np.array_equal(logits, again)
     return Outcome(losses, norms, gradients, parameters, logits, Seen(pipeline.owned_names(), handed_back))
 
 

@@ -23,6 +23,7 @@ from chainft.data.batching import Batch
 from chainft.plan.pipeline_schedule import placement
 from chainft.stages.gates import Gates
 from chainft.stages.own import canonical_names, own_stages
+from chainft.stages.sharing import tie_blocks
 from chainft.stages.spans import equal_spans
 from chainft.train.pipeline import Pipeline
 from tests.stages.architectures import HEADS, VOCABULARY, tiny_config
@@ -48,6 +49,8 @@ class Case:
     """Under autocast."""
     recomputed: bool = False
     dropout: float = 0.0
+    repeats: bool = False
+    """The upper half of the blocks has the parameters of the lower one."""
 
     def autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
@@ -111,6 +114,8 @@ def model_of(case: Case) -> PreTrainedModel:
     model: PreTrainedModel = getattr(transformers, HEADS[head]).from_config(config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(part in name for part in case.frozen))
+    if case.repeats:
+        tie_blocks(Gates(model).blocks, [(one + 4, one) for one in range(4)], pattern=None, stage="top", other="base")
     if case.lora:
         from chainft.config.chain import LoraConfig
         from chainft.stages.lora import add_adapters

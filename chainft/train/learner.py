@@ -296,7 +296,9 @@ class Learner:
         def seed(number: int) -> None:
             seed_step(self.config.seed, step, number, device=self.accelerator.device, copy=self.world.copy)
 
-        loss = placed.gradient(batches, max(num_targets, 1e-12), seed=seed) if batches else 0.0
+        run = self._in_step(step, batches)
+        num_idle = len(run) - len(batches)
+        loss = placed.gradient(run, max(num_targets, 1e-12), seed=seed, num_idle=num_idle) if run else 0.0
         if fault_point("loss", step=step + 1):
             loss = math.nan
         return loss, sum(int(batch.lengths.sum()) for batch in batches)

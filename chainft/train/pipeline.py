@@ -74,18 +74,20 @@ class Pipeline:
     def num_stages(self) -> int:
         return len(self.ranks)
 
-    def gradient(self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None]) -> Tensor:
+    def gradient(
+        self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None], num_idle: int = 0
+    ) -> Tensor:
         """Add the gradients of all micro-batches to the parameters'; returns the loss a target, float64, on every rank.
 
         `num_targets`: what the sum of losses is divided by, not 0. `seed(micro_batch)` seeds torch; the random numbers that a stage
         draws after it follow those of the stages below, as in a single process. The caller puts the model into training
-        mode before and calls `sum_ties` after. After an error the ranks are out of step, and the pipeline is of no use
+        mode before and calls `sum_ties` after. The last `num_idle` batches are computed, but count nothing. After an error the ranks are out of step, and the pipeline is of no use
         any more.
         """
         if not batches:
             return torch.zeros((), dtype=torch.float64, device=self.device)
         self._agree()
-        step = Step(self, [batch.to(self.device) for batch in batches], num_targets, seed)
+        step = Step(self, [batch.to(self.device) for batch in batches], num_targets, seed, num_idle=num_idle)
         schedule = make_schedule(self.schedule, self.group.size(), self.stages_per_rank, len(batches))
         total = step.run(schedule.actions[self.group.rank()])
         self._flush()
@@ -96,7 +98,7 @@ class Pipeline:
         """The output that the whole model would give for a batch, on every rank."""
         return self.forward_like(**self.task.arguments(batch.to(self.device)))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # Inference mode would spoil what FSDP2 gathers in place.
     def forward_like(self, **arguments: Any) -> Any:
         """As the whole model is called. All ranks call it with the same arguments."""
         key = (False, form_of(arguments))

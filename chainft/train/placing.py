@@ -8,8 +8,10 @@ frozen beginnings their forward pass alone. Checkpoints hold the whole model und
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,7 @@ from transformers import PreTrainedModel
 from chainft.config.launch import LaunchConfig
 from chainft.data.batching import Batch
 from chainft.errors import ConfigError
+from chainft.models.generation import without_keys
 from chainft.plan.balance import balanced_cuts
 from chainft.plan.pipeline_schedule import placement
 from chainft.stages.blocks import find_blocks
@@ -59,6 +62,8 @@ class Placed:
         """Every name of each parameter in the whole model -> its first name."""
         self._first = {*self.canonical.values()}
         self._order = list(model.state_dict())
+        everyone: Any = dist.group.WORLD
+        self._group: dist.ProcessGroup = world.places if world.places is not None else everyone
         a_place = launch.stages_of_place
         ranks = placement(launch.schedule, launch.pipeline, a_place)
         mine = [number for number, rank in enumerate(ranks) if rank == world.place]
@@ -72,28 +77,28 @@ class Placed:
             stages,
             task,
             schedule=launch.schedule,
-            group=world.places if world.places is not None else dist.group.WORLD,
+            group=self._group,
             device=model.device,
             autocast=autocast,
             splits_backward=not launch.fsdp,
             timeout=timedelta(seconds=launch.timeout_s),
         )
 
-    def gradient(self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None]) -> float:
-        """Gradients of all micro-batches, summed over copies of a parameter in the pipeline; the loss a target."""
+    def gradient(
+        self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None], num_idle: int = 0
+    ) -> float:
+        """Gradients of all micro-batches, summed over copies of a parameter in the pipeline; the loss a target.
+
+        The last `num_idle` batches count nothing.
+        """
         scale = 1 if self.sharding is None else self.sharding.loss_scale
-        loss = self.pipeline.gradient(batches, num_targets / scale, seed=seed)
+        loss = self.pipeline.gradient(batches, num_targets / scale, seed=seed, num_idle=num_idle)
         self.pipeline.sum_ties()
         return float(loss) / scale
 
     def clip(self, parameters: Sequence[Tensor], limit: float | None) -> float:
         """Clip the gradients of the whole model to a norm; returns the norm before, which counts each parameter once."""
-        squares = self.pipeline.grad_norm_sq()
-        if self.sharding is not None:
-            (total,) = self.world.totals(float(squares))
-        else:
-            total = float(squares)
-        norm = math.sqrt(total)
+        norm = math.sqrt(float(self.pipeline.grad_norm_sq()))
         if limit is not None and norm > limit:
             scale = limit / (norm + 1e-6)  # As torch.nn.utils.clip_grad_norm_ does.
             for one in parameters:
@@ -105,7 +110,34 @@ class Placed:
         """The model's output for a batch, on every process of the pipeline."""
         return self.pipeline.infer(batch)
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Within the context the model itself can be called and writes texts, on all processes in step.
+
+        Keys and values of earlier tokens are computed again for each new one: a cache knows all blocks of a model.
+        """
+        own = self.model.forward
+        inside = False
+
+        def forward(**arguments: Any) -> Any:
+            nonlocal inside
+            if inside:  # A stage runs the model's own forward pass.
+                return own(**arguments)
+            inside = True
+            try:
+                return self.pipeline.forward_like(**arguments)
+            finally:
+                inside = False
+
+        self.model.forward = forward
+        try:
+            with without_keys(self.model):
+                yield
+        finally:
+            del self.model.forward
+
     def rest(self) -> None:
+        """Let the model have its slices as parameters, where it is sharded too."""
         if self.sharding is not None:
             self.sharding.rest()
 
@@ -197,7 +229,7 @@ class Placed:
         if self.world.copy != 0:
             return []
         found: list[Any] | None = [None] * self.world.num_places if self.world.is_main else None
-        dist.gather_object(value, found, group=self.world.places, group_dst=0)
+        dist.gather_object(value, found, group=self._group, group_dst=0)
         return found or []
 
 
@@ -227,7 +259,7 @@ def pipeline_spans(launch: LaunchConfig, model: PreTrainedModel, chain: Chain, t
     # Stages of embeddings or a head alone have no blocks; they cost a little, so that they have a place too.
     least = min(costs) / 10
     ends = balanced_cuts([sum(costs[span.start : span.stop]) + least for span in spans], count)
-    return [_joined(spans[start:stop]) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+    return [_joined(spans[start:stop]) for start, stop in pairwise(ends)]
 
 
 def _joined(spans: Sequence[Span]) -> Span:

@@ -22,7 +22,7 @@ from chainft.config.launch import launched_size
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch
 from chainft.data.example import Split
-from chainft.errors import ChainftError, CheckpointError
+from chainft.errors import ChainftError, CheckpointError, ConfigError
 from chainft.infer.engine import Engine, score
 from chainft.metrics.base import check_metric
 from chainft.models.device import choose_device
@@ -45,7 +45,7 @@ from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
 from chainft.train.placing import Placed, pipeline_spans
-from chainft.train.plan import make_plan
+from chainft.train.plan import make_plan, model_facts
 from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.reads import Reads, find_reads
@@ -122,6 +122,8 @@ class Session:
         self.folder = folder
         self.stop = stop
         self.prefix = PrefixCache()
+        self.facts: Mapping[str, Any] = {}
+        """Of the whole model, for the plan."""
         self.division: Sharding | Placed | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
@@ -189,6 +191,7 @@ class Session:
             self._check_data(found, prepared)
         other_data = self.config.allow_data_change or (found is not None and found.facts.get("other_data", False))
         tables = [] if other_data else self._word_tables(prepared, accelerator)
+        self.facts = model_facts(self.config, prepared)
         self._divide(prepared, accelerator, found)
         learner = Learner(
             model,
@@ -248,6 +251,14 @@ class Session:
             self._open_prefix(prepared, accelerator, found)
             self.division = Sharding(model, prepared.chain, self.world, launch)
             return
+        if model.config.is_encoder_decoder and not prepared.task.evaluates_by_forward:
+            raise ConfigError(
+                f"task {self.config.task.name!r} on {type(model).__name__} does not go with launch.pipeline: to write "
+                "texts, the encoder is called apart from its decoder",
+                slug="unsupported-by-model",
+                key="launch.pipeline",
+                help="shard it by launch.fsdp=true, or take a decoder",
+            )
         store = prepared.stores["train"]
         rows = list(range(min(MEASURED_ROWS, len(store))))
         batch = prepared.task.collate([store[row] for row in rows], rows)
@@ -305,7 +316,14 @@ class Session:
             )
 
     def _write_plan(self, prepared: Prepared, fit: Fit) -> None:
-        plan = make_plan(self.config, prepared, fit.learner, run=self.folder.path, from_step=fit.state.step)
+        plan = make_plan(
+            self.config,
+            prepared,
+            fit.learner,
+            facts=self.facts,
+            run=self.folder.path,
+            from_step=fit.state.step,
+        )
         plan["prefix_cache"] = self.prefix.facts
         if self.world.is_main:
             write_json(self.folder.plan, plan)

@@ -16,17 +16,21 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from chainft.config.compose import compose
+from chainft.config.joint import JointConfig
 from chainft.config.saved import compose_resumed, compose_saved
 from chainft.data.contract import check_contract
 from chainft.data.example import Example, Origin
 from chainft.data.load import Splits
-from chainft.errors import ChainftError, ConfigError, DataError
+from chainft.errors import ChainftError, CheckpointError, ConfigError, DataError
 from chainft.infer.evaluate import evaluate_run
 from chainft.infer.predict import predict
 from chainft.run_folder import RunFolder
 from chainft.tasks._extract_config import ExtractConfig
+from chainft.tasks._ner_config import NerConfig
 from chainft.tasks.base import merge_scores
 from chainft.tasks.extract import PAIR, Extract
+from chainft.tasks.joint import Joint
+from chainft.tasks.ner import Ner
 from chainft.train.launch import launch
 from chainft.train.session import run_training
 
@@ -173,6 +177,21 @@ def test_settings_that_name_nothing_are_refused(tiny_encoder: Path, settings: di
     with pytest.raises(ConfigError) as caught:
         ready(tiny_encoder, **settings)
     assert caught.value.problems[0].key == key
+
+
+def test_it_is_no_part_of_a_joint_task() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Joint(JointConfig(name="joint", tasks={"both": ExtractConfig(), "names": NerConfig()}))
+    assert "'both' (extract) is several tasks itself" in caught.value.problems[0].message
+
+
+@pytest.mark.parametrize("learned", [{}, {"type_pairs": 5}, {"type_pairs": [["a", "b", "c"]]}])
+def test_a_damaged_memory_is_told(tiny_encoder: Path, learned: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError):
+        ready(tiny_encoder).remember(learned)
+    Ner(NerConfig()).remember({})
+    with pytest.raises(CheckpointError):
+        Ner(NerConfig()).remember({"type_pairs": []})
 
 
 # Runs -----------------------------------------------------------------------------------------------

@@ -161,10 +161,23 @@ def _config(
         num_beams=settings.num_beams,
         no_repeat_ngram_size=settings.no_repeat_ngram_size or 0,
         do_sample=False,
-        use_cache=True,
+        use_cache=not vars(model).get(_KEYLESS, False),
         pad_token_id=pad_token_id,
         eos_token_id=ends,
     )
+
+
+@contextmanager
+def without_keys(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context `generate` computes keys and values of all tokens for each new one."""
+    vars(model)[_KEYLESS] = True
+    try:
+        yield
+    finally:
+        del vars(model)[_KEYLESS]
+
+
+_KEYLESS = "_chainft_keyless"
 
 
 def _forbidden(own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

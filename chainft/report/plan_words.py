@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chainft.report.words import duration, number, plural, short, size
@@ -29,8 +29,26 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "optimizer", f"{plan['optimizer']}, learning rate {short(plan['lr'])}, {plan['scheduler']}{warmup}"
     precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(plan["mixed_precision"], "")
     yield "machine", f"{plan['device']}, {precision or plan['mixed_precision']}, seed {plan['seed']}"
+    if processes := plan.get("processes"):
+        yield "processes", _processes_line(processes)
     if plan.get("estimated_time_s"):
         yield "time", f"about {duration(plan['estimated_time_s'])} of training, plus evaluation"
+
+
+def _processes_line(processes: Mapping[str, Any]) -> str:
+    copies, pipeline = processes["copies"], processes.get("pipeline")
+    sharded = "parameters, gradients and optimizer state sharded over them" if processes["fsdp"] else ""
+    if pipeline is None:
+        return f"{processes['number']}, which share each batch" + (f"; {sharded}" if sharded else "")
+    stages = ", ".join(f"{_range(one['blocks'])} on {one['place']}" for one in pipeline["stages"])
+    times = f"{copies} pipelines of {pipeline['places']}, which share each batch" if copies > 1 else "one pipeline"
+    idle = f"{plural(pipeline['micro_batches'], 'micro-batch', 'micro-batches')}, idle for {number(pipeline['bubble_fraction'])} of a step"
+    blocks = f"{pipeline['schedule']}: blocks {stages}; {idle} if all stages take the same time"
+    return f"{processes['number']}, {times}" + (f", {sharded}" if sharded else "") + f"; {blocks}"
+
+
+def _range(blocks: Sequence[int]) -> str:
+    return f"{blocks[0]}:{blocks[-1] + 1}" if blocks else "(none)"
 
 
 def _model_line(model: Mapping[str, Any]) -> str:

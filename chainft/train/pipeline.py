@@ -74,18 +74,20 @@ class Pipeline:
     def num_stages(self) -> int:
         return len(self.ranks)
 
-    def gradient(self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None]) -> Tensor:
+    def gradient(
+        self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None], num_idle: int = 0
+    ) -> Tensor:
         """Add the gradients of all micro-batches to the parameters'; returns the loss a target, float64, on every rank.
 
         `num_targets`: what the sum of losses is divided by, not 0. `seed(micro_batch)` seeds torch; the random numbers that a stage
         draws after it follow those of the stages below, as in a single process. The caller puts the model into training
-        mode before and calls `sum_ties` after. After an error the ranks are out of step, and the pipeline is of no use
+        mode before and calls `sum_ties` after. The last `num_idle` batches are computed, but count nothing. After an error the ranks are out of step, and the pipeline is of no use
         any more.
         """
         if not batches:
             return torch.zeros((), dtype=torch.float64, device=self.device)
         self._agree()
-        step = Step(self, [batch.to(self.device) for batch in batches], num_targets, seed)
+        step = Step(self, [batch.to(self.device) for batch in batches], num_targets, seed, num_idle=num_idle)
         schedule = make_schedule(self.schedule, self.group.size(), self.stages_per_rank, len(batches))
         total = step.run(schedule.actions[self.group.rank()])
         self._flush()
@@ -94,29 +96,21 @@ class Pipeline:
 
     def infer(self, batch: Batch) -> Any:
         """The output that the whole model would give for a batch, on every rank."""
-        return self.infer_all([batch])[0]
+        return self.forward_like(**self.task.arguments(batch.to(self.device)))
 
-    def infer_all(self, batches: Sequence[Batch]) -> list[Any]:
-        """As `infer`, of several batches: while one rank computes a batch, the one before it computes the next."""
-        return self._outputs([self.task.arguments(batch.to(self.device)) for batch in batches])
-
+    @torch.no_grad()  # Inference mode would spoil what FSDP2 gathers in place.
     def forward_like(self, **arguments: Any) -> Any:
         """As the whole model is called. All ranks call it with the same arguments."""
-        return self._outputs([arguments])[0]
-
-    @torch.inference_mode()
-    def _outputs(self, several: Sequence[Mapping[str, Any]]) -> list[Any]:
-        keys = [(False, form_of(arguments)) for arguments in several]
-        outputs: list[Any] = [None] * len(several)
+        key = (False, form_of(arguments))
+        output = None
         for number, stage in self.stages.items():
-            for place, arguments in enumerate(several):
-                received = self.links[number - 1].receive(keys[place]).payload if number else None
-                with self.autocast():
-                    outputs[place] = stage(received, arguments)
-                if number < self.num_stages - 1:
-                    self.links[number].send(Message.of(outputs[place]), keys[place])
+            received = self.links[number - 1].receive(key).payload if number else None
+            with self.autocast():
+                output = stage(received, arguments)
+            if number < self.num_stages - 1:
+                self.links[number].send(Message.of(output), key)
         self._flush()
-        return [self._share(output, key) for output, key in zip(outputs, keys, strict=True)]
+        return self._share(output, key)
 
     def splits(self, stage: int) -> bool:
         """Whether the backward pass of one of this rank's stages is cut in two where the schedule says so."""

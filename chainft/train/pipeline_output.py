@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers.utils.generic import ModelOutput
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,11 @@ def _frame(output: Any, tensors: list[Tensor]) -> Any:
     if isinstance(output, Tensor):
         tensors.append(output.contiguous())
         return _Hole(tuple(output.shape), output.dtype)
-    if isinstance(output, dict):  # As `ModelOutput` is.
+    if isinstance(output, ModelOutput):
         return type(output), {name: _frame(value, tensors) for name, value in output.items()}
     if isinstance(output, tuple | list):
         return [_frame(value, tensors) for value in output]
-    if output is None or isinstance(output, bool | int | float | str):
-        return output
-    raise TypeError(f"a {type(output).__name__} in a model's output cannot be given to the other ranks of a pipeline")
+    return output
 
 
 def _holes(frame: Any) -> Iterator[_Hole]:

@@ -45,8 +45,16 @@ class Step:
     """Forward and backward passes of all micro-batches."""
 
     def __init__(
-        self, pipeline: Pipeline, batches: Sequence[Batch], num_targets: float, seed: Callable[[int], None]
+        self,
+        pipeline: Pipeline,
+        batches: Sequence[Batch],
+        num_targets: float,
+        seed: Callable[[int], None],
+        *,
+        num_idle: int = 0,
     ) -> None:
+        """The last `num_idle` batches count nothing: they keep copies of a sharded pipeline in step."""
+        self._num_counted = len(batches) - num_idle
         self._pipeline = pipeline
         self._batches = batches
         self._arguments = [pipeline.task.arguments(batch) for batch in batches]
@@ -85,6 +93,8 @@ class Step:
             outputs = output.tensors()
         else:
             loss = loss_of(pipeline.task, output, self._batches[number]) / self._num_targets
+            if number >= self._num_counted:
+                loss = loss * 0.0
             self._total += loss.detach()
             outputs = (loss,)
         self._open[stage, number] = _Open.of(received, outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,16 @@ import torch
 
 from chainft.config.run import RunConfig
 from chainft.models.stage_models import stage_models
+from chainft.plan.pipeline_schedule import make_schedule
 from chainft.train.learner import Learner
 from chainft.train.prepare import Prepared
 from chainft.train.schedule import warmup_steps_of
 
 
-def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: Path, from_step: int) -> dict[str, Any]:
-    """The content of `plan.json`; rehearses one step for the time estimate, which leaves no trace."""
-    model, course = learner.plain_model, learner.course
-    seconds = rehearse(learner, from_step) if from_step < course.total_steps else 0.0
+def model_facts(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
+    """What the plan says of model and stages: of the whole, before parts of it go to other processes."""
+    model = prepared.loaded.model
     return {
-        "task": config.task.name,
-        "run": str(run),
         "model": {
             "path": ", ".join(dict.fromkeys(one.path for one in stage_models(config).values())),
             "class": type(model).__name__,
@@ -33,6 +32,28 @@ def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: P
             "max_length": prepared.task.max_length,
         },
         "stages": prepared.chain.describe() if len(prepared.chain.parts) > 1 else [],
+    }
+
+
+def make_plan(
+    config: RunConfig,
+    prepared: Prepared,
+    learner: Learner,
+    *,
+    facts: Mapping[str, Any],
+    run: Path,
+    from_step: int,
+) -> dict[str, Any]:
+    """The content of `plan.json`; `facts` are those of the model.
+
+    Rehearses one step for the time estimate, which leaves no trace.
+    """
+    course = learner.course
+    seconds = rehearse(learner, from_step) if from_step < course.total_steps else 0.0
+    return {
+        "task": config.task.name,
+        "run": str(run),
+        **facts,
         "data": _data(prepared),
         "batch_size": config.train.batch_size,
         "padding_free": learner.forward.packing is not None,
@@ -48,9 +69,32 @@ def make_plan(config: RunConfig, prepared: Prepared, learner: Learner, *, run: P
         "warmup_steps": warmup_steps_of(course.total_steps, config.scheduler),
         "mixed_precision": config.train.mixed_precision,
         "device": str(learner.accelerator.device),
+        "processes": _processes(config, learner, min(from_step, course.total_steps - 1)),
         "seed": config.seed,
         "estimated_time_s": seconds * (course.total_steps - from_step),
     }
+
+
+def _processes(config: RunConfig, learner: Learner, step: int) -> dict[str, Any] | None:
+    """How the work is divided; None for one process."""
+    world, launch = learner.world, config.launch
+    if world.is_alone:
+        return None
+    facts: dict[str, Any] = {"number": world.size, "copies": world.num_copies, "fsdp": launch.fsdp}
+    if learner.placed is not None:
+        count = len(learner.micro_batches_of(step))
+        schedule = make_schedule(launch.schedule, launch.pipeline, launch.stages_of_place, max(1, count))
+        facts["pipeline"] = {
+            "places": launch.pipeline,
+            "schedule": launch.schedule,
+            "stages": [
+                {"blocks": list(span.blocks), "place": place}
+                for span, place in zip(learner.placed.spans, schedule.ranks, strict=True)
+            ],
+            "micro_batches": count,
+            "bubble_fraction": schedule.bubble,
+        }
+    return facts
 
 
 def rehearse(learner: Learner, step: int) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from chainft.cli import multirun, trials
+from chainft.cli import engines, trials
 from chainft.cli.main import main
 
 FAKE = '''\
@@ -49,7 +49,7 @@ def fake_python(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = toy / "fake-python"
     script.write_text(FAKE.format(python=sys.executable), encoding="utf-8")
     script.chmod(0o755)
-    monkeypatch.setattr(multirun, "sys", types.SimpleNamespace(executable=str(script), stdout=sys.stdout))
+    monkeypatch.setattr(engines, "sys", types.SimpleNamespace(executable=str(script)))
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -177,18 +177,18 @@ def test_flags_reach_the_jobs() -> None:
     assert calls()[0][0] == "--config-dir=more"
 
 
-def test_tpe_without_optuna_says_what_to_install(
+def test_search_without_optuna_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(trials.importlib.util, "find_spec", lambda name: None)
-    assert main([*RUN, "seed=1,2", "sweep=tpe", "sweep.dir=s"]) == 2
+    assert main([*RUN, "seed=1,2", "sweep=optuna", "sweep.dir=s"]) == 2
     assert "pip install 'chainft[sweep]'" in capsys.readouterr().err
     assert not Path("s").exists()
 
 
 def test_tpe_finds_the_better_end() -> None:
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    words = ["seed=interval(0,12)", "sweep=tpe", "sweep.num_trials=12", "sweep.dir=s"]
+    words = ["seed=interval(0,12)", "sweep=optuna", "sweep.num_trials=12", "sweep.dir=s"]
     assert main([*RUN, *words]) == 0
     seeds = [int(row["seed"]) for row in table(Path("s"))]
     assert len(seeds) == 12 and max(seeds) >= 10

@@ -121,12 +121,15 @@ class ClusterJob:
     def __init__(self, job: Any, cluster: str) -> None:
         self._job = job
         self._cluster = cluster
+        self._is_signalled = False
 
     def wait(self, timeout: float) -> int | None:
         """The exit code, 1 where the cluster ended the job; None: it waits or runs yet."""
         if not self._job.done():
             time.sleep(timeout)
             return None
+        if self._is_signalled and not self._job.paths.result_pickle.exists():
+            return 1  # Submitit would look for the result of a job that was ended for 15 s more.
         error = self._job.exception()
         return int(self._job.result()) if error is None else 1
 
@@ -134,6 +137,7 @@ class ClusterJob:
         """Ask the run to save and end. Slurm sends SIGTERM, and kills after its KillWait."""
         if self._job.done():
             return
+        self._is_signalled = True
         if self._cluster == "slurm":
             self._job.cancel(check=False)
         else:

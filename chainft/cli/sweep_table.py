@@ -72,11 +72,13 @@ def test_values(job: Job) -> dict[str, float]:
 
 
 def error_line(log: Path) -> str | None:
-    """The line of a job's log that says why it failed: our `error[...]`, else the last of a traceback."""
+    """The line of a job's log that says why its last try failed: our `error[...]`, else the last of a traceback."""
     try:
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         return None
+    starts = [place for place, line in enumerate(lines) if line.startswith("$ chainft ")]
+    lines = lines[starts[-1] + 1 :] if starts else lines
     ours = [line for line in lines if line.startswith("error[")]
     filled = [line for line in lines if line]
     return ours[-1] if ours else filled[-1] if filled else None

@@ -32,14 +32,15 @@ def wait_for(path):
         time.sleep(0.05)
     sys.exit("nobody else runs")
 
-if seed == 13:
+is_mended = pathlib.Path("mended").exists()
+if seed == 13 and not is_mended:
     print("noise")
     print("error[data/unknown-label]: label 'PERS' is unknown", file=sys.stderr)
     sys.exit(3)
 if seed in (21, 22):  # Two that wait for each other.
     pathlib.Path(f"here-{{seed}}").touch()
     wait_for(pathlib.Path(f"here-{{43 - seed}}"))
-if seed >= 98:  # Runs until it is stopped.
+if seed >= 98 and not is_mended:  # Runs until it is stopped.
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     (folder / "checkpoints" / "last").mkdir(parents=True)

@@ -14,6 +14,7 @@ import pytest
 
 from chainft.cli.jobs import NewProcess
 from chainft.cli.main import main
+from chainft.cli.sweep_table import error_line
 from chainft.run_folder import RunFolder, holder, lock
 from tests.cli.fake_runs import RUN, calls, install, table
 
@@ -32,7 +33,7 @@ def fake(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["seed=1,2", "train.batch_size=8"], ["train.batch_size was 32 in this sweep and is now 8"]),
         (
             ["seed=1,2", "optimizer.lr=0.5", "task.overlap=4"],
-            ["optimizer.lr was 5e-05 in this sweep and is now 0.5", "task.overlap was 8 in this sweep and is now 4"],
+            ["optimizer.lr was 0.0003 in this sweep and is now 0.5", "task.overlap was 8 in this sweep and is now 4"],
         ),
         (["seed=1,2", "optimizer.options.eps=0.1"], ["optimizer.options.eps was not set in this sweep"]),
         (["seed=1,2", "optimizer=sgd,adamw"], ["what varies was seed in this sweep and is now optimizer, seed"]),
@@ -148,3 +149,11 @@ def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, Path("sweep.log").read_text(encoding="utf-8")
         time.sleep(0.02)
+
+
+def test_error_of_an_earlier_try_is_not_told_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("$ chainft train\nerror[data/x]: old\n$ chainft train\nnoise\n\nKilled\n", encoding="utf-8")
+    assert error_line(log) == "Killed"
+    log.write_text("error[data/x]: old\n$ chainft train\n", encoding="utf-8")
+    assert error_line(log) is None

@@ -84,7 +84,7 @@ class SubmititEngine:
                 "sweep.slurm has no time, so that submitit would end each job after 5 minutes",
                 slug="missing-key",
                 key="sweep.slurm",
-                help="give the minutes that a run may take: +sweep.slurm.time=120",
+                help="give the minutes that a run may take: sweep.slurm.time=120",
             )
 
 
@@ -101,11 +101,11 @@ class Run:
         """The exit code."""
         from chainft.cli.main import main
 
+        # Submitit ignores SIGTERM, by which a run saves and ends.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         redirect(1, self.log)
         redirect(2, self.log)
         os.chdir(self.folder)
-        # Submitit ignores SIGTERM, by which a run saves and ends.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return main(list(self.words))
 
     def checkpoint(self) -> Any:

@@ -181,8 +181,9 @@ def holder(folder: RunFolder) -> Holder | None:
     with path.open("r+", encoding="utf-8") as stream:
         if _locked(stream):
             return None
-        _, pid, _, host = stream.read().split()
-        return Holder(int(pid), host)
+        told = stream.read().split()
+    # Between locking and writing its name, a process has none.
+    return Holder(int(told[1]), told[3]) if len(told) == 4 else Holder(0, "a machine that is not known yet")
 
 
 def _locked(stream: TextIO) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -145,7 +146,9 @@ class Trials:
 
     def _give_up_unfinished(self) -> None:
         """Close the trials of a killed sweep, so that nothing waits for them: their jobs get new ones."""
-        for trial in self._study.get_trials(states=(self._states.RUNNING, self._states.WAITING)):
+        while self._study.get_trials(deepcopy=False, states=(self._states.WAITING,)):
+            self._study.ask()
+        for trial in self._study.get_trials(deepcopy=False, states=(self._states.RUNNING,)):
             self._study.tell(trial.number, state=self._states.FAIL)
 
 
@@ -164,29 +167,42 @@ class _Scores:
     def __init__(self, folder: RunFolder, metric: str) -> None:
         self._path = folder.metrics
         self._metric = metric
-        self._size = 0
+        self._place = (0, 0)
+        """File (a run that is resumed writes another) and bytes of it that were read."""
+        self._num_seen = 0
+        """Evaluations in them."""
         self._num_told = 0
 
-    def new(self) -> list[tuple[int, float]]:
-        """Number of the evaluation, from 1, and its finite value, of those that were not told yet."""
-        try:
-            size = self._path.stat().st_size
-        except FileNotFoundError:
-            return []
-        if size == self._size:
-            return []
-        self._size = size
-        values = list(self._values())
-        fresh = list(enumerate(values, start=1))[self._num_told :]
-        self._num_told = max(self._num_told, len(values))
-        return [(number, float(value)) for number, value in fresh if value is not None and math.isfinite(value)]
+    def new(self) -> Iterator[tuple[int, float]]:
+        """Number of the evaluation, from 1, and its score, of those that were not told yet and have a finite one."""
+        for value in self._values():
+            self._num_seen += 1
+            if self._num_seen > self._num_told:
+                self._num_told = self._num_seen
+                if value is not None and math.isfinite(value):
+                    yield self._num_seen, float(value)
 
     def _values(self) -> Iterator[float | None]:
-        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            if '"evaluation"' in line and line.endswith("\n"):
+        for line in self._lines():
+            if b'"evaluation"' in line:
                 facts = json.loads(line)
                 if facts.get("kind") == "evaluation" and facts.get("split") == "validation":
                     yield facts["values"].get(self._metric)
+
+    def _lines(self) -> list[bytes]:
+        """The whole lines that were not read yet."""
+        try:
+            with self._path.open("rb") as stream:
+                file = os.fstat(stream.fileno()).st_ino
+                if file != self._place[0]:
+                    self._place, self._num_seen = (file, 0), 0
+                stream.seek(self._place[1])
+                read = stream.read()
+        except FileNotFoundError:
+            return []
+        whole = read[: read.rfind(b"\n") + 1]
+        self._place = (file, self._place[1] + len(whole))
+        return whole.splitlines()
 
 
 def _check_installed(config: SweepConfig) -> None:

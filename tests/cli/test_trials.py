@@ -16,6 +16,7 @@ from chainft.cli import trials
 from chainft.cli.main import main
 from chainft.config.sweep import plan_sweep
 from chainft.errors import ConfigError
+from chainft.run_folder import RunFolder, write_text
 from tests.cli.fake_runs import RUN, calls, install, table
 
 pytestmark = pytest.mark.skipif(
@@ -52,14 +53,14 @@ def test_search_without_optuna_says_what_to_install(
 
 
 def test_search_finds_the_better_end_and_goes_on_as_if_it_had_not_stopped() -> None:
-    """The trials of 5 and then 14 are those of 14 at once, and none is made twice."""
+    """The trials of 5 and then 12 are those of 12 at once, and none is made twice."""
     assert main([*SEARCH, "sweep.num_trials=5"]) == 0
-    assert main([*SEARCH, "sweep.num_trials=14", "sweep.resume=true"]) == 0
-    assert [row["status"] for row in table(Path("s"))] == ["kept"] * 5 + ["done"] * 9
-    assert main([*SEARCH[:-1], "sweep.num_trials=14", "sweep.dir=whole"]) == 0
-    assert seeds() == seeds("whole") and len(calls()) == 28
+    assert main([*SEARCH, "sweep.num_trials=12", "sweep.resume=true"]) == 0
+    assert [row["status"] for row in table(Path("s"))] == ["kept"] * 5 + ["done"] * 7
+    assert main([*SEARCH[:-1], "sweep.num_trials=12", "sweep.dir=whole"]) == 0
+    assert seeds() == seeds("whole") and len(calls()) == 24
     assert max(map(int, seeds())) >= 10
-    assert [trial.number for trial in study()] == list(range(14))
+    assert [trial.number for trial in study()] == list(range(12))
 
 
 def test_stopped_and_failed_trials_run_again_with_their_values() -> None:
@@ -113,7 +114,8 @@ def test_poor_trial_is_pruned_with_the_score_it_had(monkeypatch: pytest.MonkeyPa
     """Poor runs go on for 20 s unless they are stopped."""
     monkeypatch.setenv("FAKE_EVALUATIONS", "1")
     words = [*SEARCH, "sweep.pruner=median", "sweep.sampler=random", "sweep.seed=2", "sweep.num_trials=12"]
-    monkeypatch.setattr(trials, "_pruner", lambda name: _strict(name))
+    real = trials._pruner
+    monkeypatch.setattr(trials, "_pruner", lambda name: _strict(name) if name == "median" else real(name))
     started = time.monotonic()
     assert main(words) == 0
     rows = table(Path("s"))
@@ -123,7 +125,7 @@ def test_poor_trial_is_pruned_with_the_score_it_had(monkeypatch: pytest.MonkeyPa
     states = {trial.number: trial.state.name for trial in study()}
     assert [states[int(row["number"])] for row in pruned] == ["PRUNED"] * len(pruned)
     assert time.monotonic() - started < 20 * sum(int(row["seed"]) <= 3 for row in rows)
-    assert main([*words, "sweep.num_trials=13", "sweep.resume=true"]) == 0
+    assert main([*words, "sweep.num_trials=13", "sweep.pruner=none", "sweep.resume=true"]) == 0
     assert [row["status"] for row in table(Path("s"))].count("pruned") >= len(pruned)
     assert len(calls()) == 13
 
@@ -136,22 +138,35 @@ def _strict(name: str) -> Any:
 
 
 def test_scores_are_read_once_and_whole(tmp_path: Path) -> None:
-    from chainft.run_folder import RunFolder
-
     scores = trials._Scores(RunFolder(tmp_path), "f1")
-    assert scores.new() == []
+    assert list(scores.new()) == []
     line = '{"kind": "evaluation", "split": "%s", "step": 1, "values": {"f1": %s}}\n'
     path = tmp_path / "metrics.jsonl"
     path.write_text(line % ("validation", "0.5") + line % ("test", "0.9") + line % ("validation", "null"))
-    assert scores.new() == [(1, 0.5)]
-    path.write_text(path.read_text() + (line % ("validation", "0.25"))[:-1])
-    assert scores.new() == []
-    path.write_text(path.read_text() + "\n")
-    assert scores.new() == [(3, 0.25)]
-    path.write_text(line % ("validation", "0.5"))  # A run that is resumed drops what it does again.
-    assert scores.new() == []
-    path.write_text(path.read_text() * 4)
-    assert scores.new() == [(4, 0.5)]
+    assert list(scores.new()) == [(1, 0.5)]
+    with path.open("a") as stream:
+        stream.write((line % ("validation", "0.25"))[:-1])
+        stream.flush()
+        assert list(scores.new()) == []
+        stream.write("\n")
+    assert list(scores.new()) == [(3, 0.25)]
+    write_text(path, line % ("validation", "0.5"))  # A run that is resumed drops what it does again.
+    assert list(scores.new()) == []
+    with path.open("a") as stream:
+        stream.write(line % ("validation", "0.5") * 3)
+    assert list(scores.new()) == [(4, 0.5)]
+
+
+def test_trial_that_waited_when_the_sweep_was_killed_goes_to_nobody() -> None:
+    import optuna
+
+    assert main([*SEARCH, "sweep.num_trials=1"]) == 0
+    storage = optuna.storages.RDBStorage(f"sqlite:///s/{trials.DATABASE}")
+    optuna.load_study(study_name=trials.STUDY, storage=storage).enqueue_trial({"seed": 13})
+    storage.engine.dispose()
+    assert main([*SEARCH, "sweep.num_trials=3", "sweep.resume=true"]) == 0
+    assert "13" not in seeds()
+    assert [trial.state.name for trial in study()] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
 
 
 @pytest.mark.parametrize(

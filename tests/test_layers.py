@@ -20,7 +20,7 @@ LAYERS = (
     {"installed", "plugin_checks"},
     {"__init__", "registry", "run_folder", "auto_classes"},
     {"config"},
-    {"models", "tasks", "metrics", "data", "text", "heads", "connectors"},
+    {"world", "models", "tasks", "metrics", "data", "text", "heads", "connectors"},
     {"stages"},
     {"plan"},
     {"train", "infer", "report"},

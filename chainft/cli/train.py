@@ -50,6 +50,11 @@ def run(arguments: list[str]) -> int:
     from chainft.cli.early import check_early
 
     check_early(composed.config)
+    from chainft.train.launch import launch, needs_launch
+
+    if needs_launch(composed.config):
+        launch(composed)
+        return 0
     from chainft.train.session import run_training
 
     run_training(composed)

@@ -29,6 +29,7 @@ FREE = (
     "evaluation.baselines",
     "evaluation.batch_size",
     "evaluation.patience",
+    "launch",
     "report",
     "tracker",
     "train.logging_steps",

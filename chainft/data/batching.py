@@ -145,6 +145,46 @@ def packed_batches(lengths: Sequence[int], *, max_rows: int, max_tokens: int | N
     return groups
 
 
+def rank_shares(lengths: Sequence[int], num_ranks: int, *, padded: bool) -> list[list[int]]:
+    """Divide one global batch among ranks so that the slowest has the least to do; positions into `lengths` a rank.
+
+    Each rank gets rows of like length. Its cost is its tokens, with `padded` as many in each row as in its longest. The
+    least possible largest cost is found by bisection over it, the rows taken in the order of their lengths. With fewer
+    rows than ranks the last ranks get none.
+
+    >>> rank_shares([5, 60, 6, 50], 2, padded=True)
+    [[0, 2, 3], [1]]
+    """
+    order = sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
+    sizes = [lengths[position] for position in order]
+    low, high = max(sizes, default=0), len(sizes) * max(sizes, default=0)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_filled(sizes, middle, padded=padded)) <= num_ranks:
+            high = middle
+        else:
+            low = middle + 1
+    ends = _filled(sizes, low, padded=padded)
+    parts = [order[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    while len(parts) < min(num_ranks, len(order)):
+        most = max(range(len(parts)), key=lambda number: len(parts[number]))
+        half = len(parts[most]) // 2
+        parts[most : most + 1] = [parts[most][:half], parts[most][half:]]
+    return parts + [[] for _ in range(num_ranks - len(parts))]
+
+
+def _filled(sizes: Sequence[int], limit: int, *, padded: bool) -> list[int]:
+    """Where the parts end that are filled in order up to a cost of `limit`."""
+    ends: list[int] = []
+    rows = tokens = 0
+    for position, size in enumerate(sizes):
+        if rows and ((rows + 1) * size if padded else tokens + size) > limit:
+            ends.append(position)
+            rows = tokens = 0
+        rows, tokens = rows + 1, tokens + size
+    return [*ends, len(sizes)] if sizes else []
+
+
 def by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches for evaluation: features sorted by length, longest first so that memory peaks at once."""
     order = np.argsort(-lengths, kind="stable")

@@ -7,8 +7,8 @@ are joined when all of them are done. A million examples never hold more than on
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
 from chainft.tasks.base import Arrays, Prediction, Scores, Task, merge_scores
+from chainft.world import World
 
 BATCHES_A_STRETCH = 32
 """How many batches are sorted by length together: enough to leave little padding."""
@@ -51,9 +52,24 @@ class LossSum:
         return self.total / self.count if self.count else None
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What came of one batch."""
+
+    rows: np.ndarray
+    """(B,) places in the stretch."""
+    raw: Sequence[object]
+    losses: Sequence[Mapping[str, tuple[float, float]]]
+    """Of each forward pass, by task: their sum and their number."""
+
+
 @dataclass
 class Engine:
-    """A model in evaluation mode that predicts with a task."""
+    """A model in evaluation mode that predicts with a task.
+
+    Several processes divide the batches among them; the first one gets all results and yields the predictions, so that
+    each example counts exactly once, with the very numbers of a single process.
+    """
 
     model: PreTrainedModel
     task: Task
@@ -67,6 +83,13 @@ class Engine:
     forward: Callable[[Batch], Any] | None = None
     """The model's output for a batch of one store by another way than the model's own forward pass: without padding, or
     from where frozen stages end."""
+    world: World = field(default_factory=World)
+    in_step: bool = False
+    """Whether all copies must call the model equally often, since it is sharded over them."""
+    gathered: Callable[[], AbstractContextManager[object]] | None = None
+    """Of a sharded model, what lets each copy call it as often as it likes: for tasks that write texts."""
+    agree: Poll = lambda: None
+    """Called after every stretch on all processes: lets them stop together."""
 
     def predict_store(
         self, examples: Sequence[Example], store: FeatureStore, *, progress: Callable[[int, int], None] | None = None
@@ -104,6 +127,10 @@ class Engine:
         """Predict a stretch of examples, the first of which has number `first`, and its feature `first_feature`."""
         rows = [window for several in windows for window in several]
         raw = self._run(rows, first_feature) if rows else []
+        self.agree()
+        self.poll()
+        if not self.world.is_main:
+            return
         position = 0
         for offset, (example, several) in enumerate(zip(examples, windows, strict=True)):
             mine = raw[position : position + len(several)]
@@ -111,47 +138,66 @@ class Engine:
             yield Predicted(first + offset, example, self.task.decode(example, several, mine))
 
     def _run(self, rows: Sequence[Arrays], first_feature: int) -> list[object]:
-        """The raw result of each feature, in the order of `rows`."""
-        results: list[object] = [None] * len(rows)
-        for chosen in by_length(feature_lengths(rows), self.batch_size):
+        """The raw result of each feature, in the order of `rows`; on the main process."""
+        batches = by_length(feature_lengths(rows), self.batch_size)
+        done: list[_Done] = []
+        for chosen in batches[self.world.copy :: self.world.num_copies]:
             self.poll()
-            raw = self._run_batch([rows[i] for i in chosen], first_feature + chosen)
-            for row, result in zip(chosen, raw, strict=True):
+            done.append(self._run_batch(rows, chosen, first_feature))
+        if self.in_step and len(done) < -(-len(batches) // self.world.num_copies):
+            self._run_batch(rows, batches[0], first_feature)  # For the others; what comes of it counts not.
+        everyone = self.world.gather(done)
+        if everyone is None or not self.world.is_main:
+            return []
+        results: list[object] = [None] * len(rows)
+        for number in range(len(batches)):
+            one: _Done = everyone[number % len(everyone)][number // len(everyone)]
+            self._count(one.losses)
+            for row, result in zip(one.rows, one.raw, strict=True):
                 results[row] = result
         return results
 
-    def _run_batch(self, rows: Sequence[Arrays], chosen: np.ndarray) -> Sequence[object]:
+    def _count(self, losses: Iterable[Mapping[str, tuple[float, float]]]) -> None:
+        for of_pass in losses:
+            for name, (total, count) in of_pass.items():
+                self.losses[name].total += total
+                self.losses[name].count += count
+
+    def _run_batch(self, rows: Sequence[Arrays], chosen: np.ndarray, first_feature: int) -> _Done:
         """One forward pass; in halves when memory runs out."""
         try:
-            return self._forward(rows, chosen)
+            raw, losses = self._forward([rows[i] for i in chosen], first_feature + chosen)
+            return _Done(chosen, raw, [losses])
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if len(rows) == 1:
+            if len(chosen) == 1:
                 raise MemoryError_(
-                    f"out of memory predicting one example of {len(rows[0]['input_ids'])} tokens",
+                    f"out of memory predicting one example of {len(rows[chosen[0]]['input_ids'])} tokens",
                     slug="out-of-memory",
                     key="model.max_length",
                     help="lower model.max_length or take a smaller model",
                 ) from error
-        half = len(rows) // 2
-        return [*self._run_batch(rows[:half], chosen[:half]), *self._run_batch(rows[half:], chosen[half:])]
+        half = len(chosen) // 2
+        first, second = (self._run_batch(rows, part, first_feature) for part in (chosen[:half], chosen[half:]))
+        return _Done(chosen, [*first.raw, *second.raw], [*first.losses, *second.losses])
 
-    def _forward(self, rows: Sequence[Arrays], chosen: np.ndarray) -> Sequence[object]:
+    def _forward(
+        self, rows: Sequence[Arrays], chosen: np.ndarray
+    ) -> tuple[Sequence[object], Mapping[str, tuple[float, float]]]:
         batch = self.task.collate(rows, [int(i) for i in chosen]).to(self.model.device)
         was_training = self.model.training
         self.model.train(False)
         forward = self.forward
         model: Any = self.model if forward is None else lambda **_: forward(batch)
         try:
-            with torch.inference_mode(), self.autocast():
+            # Sharded parameters are gathered in place, which tensors of inference mode do not allow later on.
+            is_sharded = self.in_step or self.gathered is not None
+            with torch.no_grad() if is_sharded else torch.inference_mode(), self.autocast():
                 result = self.task.infer(model, batch)
         finally:
             self.model.train(was_training)
-        for name, (total, count) in result.losses.items():
-            self.losses[name].total += total
-            self.losses[name].count += count
-        return result.raw
+        return result.raw, dict(result.losses)
 
 
 def score(
@@ -160,17 +206,25 @@ def score(
     *,
     sink: Callable[[Predicted], None] | None = None,
 ) -> Scores:
-    """Count every prediction into the task's metrics, pass it on to `sink`, and return the scores with the loss."""
+    """Count every prediction into the task's metrics, pass it on to `sink`, and return the scores with the loss.
+
+    Of several processes the main one counts; the others get its values, without tables and charts.
+    """
     metrics = engine.task.metrics()
-    for one in predicted:
-        gold, answer = engine.task.gold(one.example), engine.task.predicted(one.prediction)
-        for metric in metrics:
-            metric.update(gold, one.prediction if metric.needs_scores else answer)
-        if sink:
-            sink(one)
+    with engine.gathered() if engine.gathered else nullcontext():
+        for one in predicted:
+            gold, answer = engine.task.gold(one.example), engine.task.predicted(one.prediction)
+            for metric in metrics:
+                metric.update(gold, one.prediction if metric.needs_scores else answer)
+            if sink:
+                sink(one)
+    if not engine.world.is_main:
+        return Scores(values=engine.world.share())
     scores = merge_scores(metric.compute() for metric in metrics)
     losses = {name: one.mean for name, one in engine.losses.items() if one.mean is not None}
-    return replace(scores, values={**engine.task.all_loss_scores(losses), **scores.values})
+    values = {**engine.task.all_loss_scores(losses), **scores.values}
+    engine.world.share(values)
+    return replace(scores, values=values)
 
 
 def _stretches(first_of: np.ndarray, features: int) -> Iterator[int]:

@@ -44,7 +44,9 @@ def output() -> Console:
 
 def _console(*, stderr: bool) -> Console:
     plain = bool(os.environ.get("NO_COLOR"))
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, color_system=None if plain else "auto")
+    is_worker = os.environ.get("RANK", "0") != "0"  # Of several processes the first one speaks.
+    colours: Any = None if plain else "auto"
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, color_system=colours, quiet=is_worker)
 
 
 def print_plan(plan: Mapping[str, Any], *, quiet: bool = False, console: Console | None = None) -> None:

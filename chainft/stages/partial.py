@@ -37,13 +37,24 @@ Ghost = tuple[nn.Module, str]
 class Stage(nn.Module):
     """A span of a model with only the parameters that it computes with."""
 
-    def __init__(self, gates: Gates, span: Span, ghosts: list[Ghost], new: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        gates: Gates,
+        span: Span,
+        ghosts: list[Ghost],
+        *,
+        new: tuple[str, ...] = (),
+        names: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.model: PreTrainedModel = gates.model
         """Its parameters have the names that they have in the whole model."""
         self.span = span
         self.new = new
         """Parameters of the stage that the weights did not bring."""
+        self.names = names
+        """Names of the parameters that it computes with -> their first names in the whole model, where the model holds
+        those of other stages too; None: all."""
         self._gates = gates
         self._ghosts = ghosts
 
@@ -91,7 +102,7 @@ def load_stage(config: ModelConfig, task: Task, span: Span, *, seed: int) -> Sta
     else:
         new = set(drawn)
     _put(model, {name: value for name, value in drawn.items() if name in names})
-    return Stage(gates, span, _leave_out(model, names), tuple(sorted((new | drawn.keys()) & names)))
+    return Stage(gates, span, leave_out(model, names), new=tuple(sorted((new | drawn.keys()) & names)))
 
 
 def _drawn(prepared: Prepared) -> dict[str, Tensor]:
@@ -188,7 +199,7 @@ def _put(model: PreTrainedModel, values: Mapping[str, Tensor]) -> None:
             model.get_submodule(module)._parameters[leaf] = parameter
 
 
-def _leave_out(model: PreTrainedModel, names: set[str]) -> list[Ghost]:
+def leave_out(model: PreTrainedModel, names: set[str]) -> list[Ghost]:
     """Turn every parameter but those named into a ghost."""
     ghosts: list[Ghost] = []
     for path, module in model.named_modules():

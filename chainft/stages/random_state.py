@@ -26,6 +26,16 @@ class RandomState:
         if self.gpu is not None:
             torch.cuda.set_rng_state(self.gpu, self.device)
 
+    def packed(self) -> Tensor:
+        """(bytes,) of uint8 on the CPU, to send it to another process."""
+        return self.cpu if self.gpu is None else torch.cat([self.cpu, self.gpu])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor, device: torch.device) -> RandomState:
+        """What `packed` gave on the like device of another process."""
+        size, packed = torch.get_rng_state().numel(), packed.cpu()
+        return cls(packed[:size], device, packed[size:] if device.type == "cuda" else None)
+
     def equals(self, other: RandomState) -> bool:
         """Whether no random number was drawn between the two."""
         same = torch.equal(self.cpu, other.cpu)

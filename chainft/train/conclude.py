@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from chainft.config.parse import dump
+from chainft.config.parse import dump, parse
 from chainft.config.run import RunConfig
 from chainft.data.example import Split
 from chainft.infer.engine import Engine
@@ -28,31 +29,39 @@ Engines = Callable[[Split], Engine]
 
 
 def conclude(config: RunConfig, prepared: Prepared, fit: Fit, *, folder: RunFolder, engine: Engines) -> dict[str, Any]:
-    """Take the best weights, score them, write the artefacts; returns what `all_results.json` holds."""
+    """Take the best weights, score them, write the artefacts; returns what `all_results.json` holds.
+
+    All processes predict together; the main one counts and writes, and it alone has everything in the results.
+    """
+    world = fit.learner.world
     for table in fit.learner.tables:
         table.dissolve()
     best = fit.checkpoints.best() or fit.checkpoints.latest()
     if best is not None:
-        prepared.loaded.model.load_state_dict(best.load("model"))
-    prepared.chain.merge()
+        fit.learner.load(best.load("model"))
+    if fit.learner.sharding is None:
+        prepared.chain.merge()
     shown: Split = "test" if "test" in prepared.stores else "validation"
     worst = {split: WorstMistakes(config.report.max_mistakes if split == shown else 0) for split in SPLITS}
-    kept = _kept(prepared, fit, best)
-    tuned = _tune(prepared, kept, engine, folder)
+    ending = _Ending(prepared, fit, folder, engine, kept=_kept(prepared, fit, best) if world.is_main else None)
+    tuned = ending.tune()
     scores: dict[str, Any] = {"validation": None, "test": None}
     if "validation" in prepared.stores:
-        again = None if tuned else kept
-        scores["validation"] = _validation(
-            prepared, fit, again, folder=folder, engine=engine, worst=worst["validation"]
-        )
+        scores["validation"] = ending.validation(worst["validation"], tuned=tuned is not None)
     if "test" in prepared.stores:
-        path = folder.predictions / "test.jsonl"
+        path = folder.predictions / "test.jsonl" if world.is_main else None
         found = score_and_write(engine("test"), prepared, "test", path=path, worst=worst["test"])
         scores["test"] = scores_to_json(found)
     results = _results(config, fit, best, scores) | {"run": folder.path.name, "tuned": tuned}
+    if fit.learner.sharding is not None:
+        fit.learner.sharding.dissolve()
+    if not world.is_main:
+        return results
     if config.evaluation.baselines and shown in prepared.stores:
         examples = prepared.splits.examples
         results["baselines"] = score_baselines(prepared.task, examples["train"], examples[shown])
+    if fit.learner.sharding is not None:
+        prepared.chain.merge()  # Slices cannot be merged: the scores are those before, up to rounding.
     write_artefacts(
         folder, engine(shown), prepared.chain, results, worst[shown].sorted(), report=config.report.enabled
     )
@@ -66,37 +75,56 @@ def _kept(prepared: Prepared, fit: Fit, best: Checkpoint | None) -> Kept | None:
     return fit.evaluate.of(best.step)
 
 
-def _validation(
-    prepared: Prepared, fit: Fit, kept: Kept | None, *, folder: RunFolder, engine: Engines, worst: WorstMistakes
-) -> dict[str, Any]:
-    """The scores of validation, kept or made now; `worst` receives its mistakes."""
-    path = folder.predictions / "validation.jsonl"
-    if kept is None:
-        found = scores_to_json(score_and_write(engine("validation"), prepared, "validation", path=path))
-    else:
-        found = kept.scores
-        kept.predictions.replace(path)
-    if isinstance(fit.evaluate, Evaluations):
-        fit.evaluate.clear()
-    for number, (example, prediction) in enumerate(read_pairs(path, prepared) if worst.most else ()):
-        worst.add(number, prepared.task.mistake(example, prediction))
-    return found
+class _Ending:
+    """What is done with validation when the best weights are there."""
 
+    def __init__(self, prepared: Prepared, fit: Fit, folder: RunFolder, engine: Engines, *, kept: Kept | None) -> None:
+        self._prepared = prepared
+        self._fit = fit
+        self._folder = folder
+        self._engine = engine
+        self._kept = kept
+        """On the main process."""
+        self._world = fit.learner.world
+        self._has_kept: bool = self._world.share(kept is not None)
 
-def _tune(prepared: Prepared, kept: Kept | None, engine: Engines, folder: RunFolder) -> Mapping[str, Any] | None:
-    """Let the task choose on validation what its settings leave open; returns its settings, None where none were."""
-    task = prepared.task
-    if not task.needs_tuning:
-        return None
-    if "validation" not in prepared.stores:
-        task.config = task.tuned(())
-        logger.warning("no validation examples: settings of the task that are 'auto' take their defaults")
-    else:
-        path = kept.predictions if kept else folder.predictions / "validation.jsonl"
-        if kept is None:
-            score_and_write(engine("validation"), prepared, "validation", path=path)
-        task.config = task.tuned(read_pairs(path, prepared))
-    return _chosen(task)
+    def validation(self, worst: WorstMistakes, *, tuned: bool) -> dict[str, Any]:
+        """The scores of validation, kept or made now; `worst` receives its mistakes."""
+        path = self._folder.predictions / "validation.jsonl"
+        found: dict[str, Any] = {}
+        if tuned or not self._has_kept:
+            found = self._score(path)
+        elif self._kept is not None:
+            found = self._kept.scores
+            self._kept.predictions.replace(path)
+        if not self._world.is_main:
+            return found
+        if isinstance(self._fit.evaluate, Evaluations):
+            self._fit.evaluate.clear()
+        for number, (example, prediction) in enumerate(read_pairs(path, self._prepared) if worst.most else ()):
+            worst.add(number, self._prepared.task.mistake(example, prediction))
+        return found
+
+    def tune(self) -> Mapping[str, Any] | None:
+        """Let the task choose on validation what its settings leave open; its settings, None where none were."""
+        task = self._prepared.task
+        if not task.needs_tuning:
+            return None
+        if "validation" not in self._prepared.stores:
+            task.config = task.tuned(())
+            logger.warning("no validation examples: settings of the task that are 'auto' take their defaults")
+            return _chosen(task)
+        path = self._kept.predictions if self._kept else self._folder.predictions / "validation.jsonl"
+        if not self._has_kept:
+            self._score(path)
+        if self._world.is_main:
+            task.config = task.tuned(read_pairs(path, self._prepared))
+        task.config = parse(type(task.config), self._world.share(dump(task.config)), at="task")
+        return _chosen(task)
+
+    def _score(self, path: Path) -> dict[str, Any]:
+        written = path if self._world.is_main else None
+        return scores_to_json(score_and_write(self._engine("validation"), self._prepared, "validation", path=written))
 
 
 def _chosen(task: Task) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from chainft.data.example import Example
 from chainft.infer.engine import Engine
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Prediction, Scores
-from chainft.train.checkpoint import CheckpointStore
 from chainft.train.finish import score_and_write, scores_to_json
 from chainft.train.prepare import Prepared
+from chainft.train.shared_checkpoints import SharedCheckpoints
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Evaluations:
     """Scores the validation examples with the current weights; call it with the step."""
 
     def __init__(
-        self, prepared: Prepared, folder: RunFolder, checkpoints: CheckpointStore, engine: Callable[[], Engine]
+        self, prepared: Prepared, folder: RunFolder, checkpoints: SharedCheckpoints, engine: Callable[[], Engine]
     ) -> None:
         self._prepared = prepared
         self._folder = folder
@@ -52,8 +52,11 @@ class Evaluations:
 
     def __call__(self, step: int) -> Scores:
         best = self._checkpoints.best()
+        engine = self._engine()
+        if not engine.world.is_main:
+            return score_and_write(engine, self._prepared, "validation", path=None)
         self._remove(but={step, *([best.step] if best else [])})
-        scores = score_and_write(self._engine(), self._prepared, "validation", path=self._predictions(step))
+        scores = score_and_write(engine, self._prepared, "validation", path=self._predictions(step))
         write_json(self._scores(step), {"data": self._prepared.splits.fingerprint, "scores": scores_to_json(scores)})
         return scores
 

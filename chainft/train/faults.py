@@ -6,7 +6,7 @@ point `save.optimizer` of step 7. Several faults are separated by `;`. Without `
 Actions: kill, term, int (signals to this process) · oom, raise, enospc, edquot, erofs, eacces, eio (exceptions) ·
 nan (the fault point returns True: the caller poisons its loss) · sleep (`seconds=`).
 Conditions, all of which must hold: step · phase (`save` also means `save.model`, ...) · rank · count (only the n-th time
-that the other conditions hold; without it, every time).
+that the other conditions hold; without it, every time) · once (a file: only where it does not exist yet).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from chainft.errors import ConfigError, did_you_mean
 
@@ -38,6 +39,8 @@ class Fault:
     rank: int | None = None
     count: int | None = None
     seconds: float = 1.0
+    once: str | None = None
+    """A file that remembers, for later processes too, that it happened."""
     num_met: int = 0
 
     def is_due(self, phase: str, step: int | None, rank: int) -> bool:
@@ -47,7 +50,14 @@ class Fault:
         if (self.step is not None and self.step != step) or (self.rank is not None and self.rank != rank):
             return False
         self.num_met += 1
-        return self.count is None or self.num_met == self.count
+        if self.count is not None and self.num_met != self.count:
+            return False
+        if self.once is not None:
+            try:
+                Path(self.once).touch(exist_ok=False)
+            except FileExistsError:
+                return False
+        return True
 
 
 _active: tuple[str, tuple[Fault, ...]] = ("", ())
@@ -110,11 +120,11 @@ def _parse_fault(text: str) -> Fault:
 
 def _set_condition(fault: Fault, condition: str, text: str) -> None:
     name, equals, value = condition.partition("=")
-    names = ("step", "phase", "rank", "count", "seconds")
+    names = ("step", "phase", "rank", "count", "seconds", "once")
     if not equals or name not in names:
         raise _error(text, f"there is no condition {condition!r}", did_you_mean(name, names) or ", ".join(names))
     try:
-        converted = value if name == "phase" else float(value) if name == "seconds" else int(value)
+        converted = value if name in ("phase", "once") else float(value) if name == "seconds" else int(value)
     except ValueError as error:
         raise _error(text, f"{name}={value!r} is not a number", None) from error
     if value == "" or (name in ("count", "step") and int(value) < 1):

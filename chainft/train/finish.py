@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import io
 import json
 import math
 import shutil
@@ -60,11 +61,11 @@ def scores_to_json(scores: Scores) -> dict[str, Any]:
 
 
 def score_and_write(
-    engine: Engine, prepared: Prepared, split: Split, *, path: Path, worst: WorstMistakes | None = None
+    engine: Engine, prepared: Prepared, split: Split, *, path: Path | None, worst: WorstMistakes | None = None
 ) -> Scores:
     """Score a split with the current weights and write its predictions with the gold answers to `path`."""
     examples = prepared.splits.examples[split]
-    with _predictions_file(path) as stream, PhaseProgress() as phase:
+    with _predictions_file(path) as stream, PhaseProgress(enabled=engine.world.is_main) as phase:
 
         def sink(one: Predicted) -> None:
             stream.write(prediction_line(prepared.task, one) + "\n")
@@ -128,7 +129,10 @@ def _write_model(folder: RunFolder, engine: Engine, chain: Chain) -> None:
 
 
 @contextmanager
-def _predictions_file(path: Path) -> Iterator[TextIO]:
+def _predictions_file(path: Path | None) -> Iterator[TextIO]:
+    if path is None:
+        yield io.StringIO()  # Only the main process has predictions, and writes.
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

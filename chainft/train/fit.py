@@ -9,18 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from chainft.config.run import Interval, RunConfig
 from chainft.data.example import Example
-from chainft.errors import DivergedError, Interrupted, Stopped
+from chainft.errors import DistributedError, DivergedError, Interrupted, Stopped
 from chainft.metrics._direction import falls
 from chainft.metrics.base import unknown_metric
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
-from chainft.train.checkpoint import Checkpoint, CheckpointStore
+from chainft.train.checkpoint import Checkpoint
 from chainft.train.faults import fault_point
 from chainft.train.learner import Course, Learner, StepFacts, configured_rows
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.recorder import Recorder
+from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.train.signals import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ class Fit:
     def __init__(
         self,
         learner: Learner,
-        checkpoints: CheckpointStore,
+        checkpoints: SharedCheckpoints,
         *,
         folder: RunFolder,
         recorder: Recorder,
@@ -90,27 +93,35 @@ class Fit:
             facts = self.learner.update(self.state.step)
             self._count(facts, time.perf_counter() - start)
             self.recorder.step(facts, self._epoch(), self.state.train_time_s)
+            self.stop.agree()
             self._after_step()
         if self.state.step not in self.checkpoints.steps():
             self.save()
         return self.state
 
     def save(self) -> None:
-        """Commit a checkpoint of the current state."""
+        """Commit a checkpoint of the current state. Raises DistributedError where copies of the model differ."""
         fault_point("save", step=self.state.step)
-        tensors, groups = pack_optimizer(self.learner.plain_optimizer, self.learner.plain_model, self.learner.tables)
-        halved = self.learner.max_rows < configured_rows(self.learner.config)
-        state = asdict(replace(self.state, max_rows=self.learner.max_rows if halved else None))
+        self._check_copies()
+        learner = self.learner
+        if learner.sharding is not None:
+            learner.sharding.rest()
+        tensors, groups = pack_optimizer(learner.plain_optimizer, learner.plain_model, learner.tables)
+        parts: dict[str, Mapping[str, Tensor]] = {"model": learner.plain_model.state_dict(), "optimizer": tensors}
+        if learner.sharding is not None:
+            parts = {name: learner.sharding.whole(part) for name, part in parts.items()}
+        halved = learner.max_rows < configured_rows(learner.config)
+        state = asdict(replace(self.state, max_rows=learner.max_rows if halved else None))
         self.checkpoints.save(
             self.state.step,
-            tensors={"model": self.learner.plain_model.state_dict(), "optimizer": tensors},
+            tensors=parts,
             state={"fit": state, "optimizer": groups, "scaler": self._scaler_state()},
             facts={**self.facts, "step": self.state.step, "epoch": self._epoch()},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put weights, optimizer and counters back as `checkpoint` holds them."""
-        self.learner.plain_model.load_state_dict(checkpoint.load("model"))
+        self.learner.load(checkpoint.load("model"))
         restore_optimizer(
             self.learner.plain_optimizer,
             self.learner.plain_model,
@@ -126,6 +137,20 @@ class Fit:
             self.learner.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
         if self.state.best_step in self.checkpoints.steps():
             self.checkpoints.mark_best(self.state.best_step)
+
+    def _check_copies(self) -> None:
+        """What is trained on several processes stays the same on all, bit by bit, or nothing is saved."""
+        learner = self.learner
+        if learner.sharding is not None:
+            return  # No copy has what another one has.
+        if unlike := learner.world.differing(list(learner.plain_model.state_dict().items())):
+            raise DistributedError(
+                f"{unlike[0]}{f' and {len(unlike) - 1} others' if unlike[1:] else ''} differ between the processes at "
+                f"step {self.state.step}; nothing was saved",
+                slug="copies-differ",
+                where=str(self.folder.path),
+                help="go on from the last checkpoint; if it comes again, a device or the network returns wrong numbers",
+            )
 
     def _after_step(self) -> None:
         """Whatever is due after the current step: stop, evaluation, checkpoint."""
@@ -197,10 +222,9 @@ class Fit:
         chosen = [(index, self.examples[index]) for index in self.learner.examples_of(facts.step - 1)]
         path = self.folder.path / "bad_batch.json"
         batch = [{"example": index, "where": one.where(), "values": dict(one.values)} for index, one in chosen]
-        write_json(
-            path,
-            {"step": facts.step, "loss": str(facts.loss), "grad_norm": str(facts.grad_norm), "examples": batch},
-        )
+        record = {"step": facts.step, "loss": str(facts.loss), "grad_norm": str(facts.grad_norm), "examples": batch}
+        if self.learner.world.is_main:
+            write_json(path, record)
         raise DivergedError(
             f"step {facts.step}: the loss is {facts.loss}, the gradient norm {facts.grad_norm}; nothing was updated",
             slug="not-finite",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from chainft.config.run import RunConfig
-from chainft.data.batching import Batch, epoch_order, micro_batches, packed_batches
+from chainft.data.batching import Batch, epoch_order, micro_batches, packed_batches, rank_shares
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
 from chainft.stages.loss import loss_of
@@ -28,7 +28,9 @@ from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
 from chainft.train.forward import Forward
 from chainft.train.schedule import lr_factor
+from chainft.train.sharding import Sharding, as_number
 from chainft.train.word_table import WordTable
+from chainft.world import World
 
 if TYPE_CHECKING:
     from chainft.data.store import FeatureStore
@@ -108,8 +110,14 @@ class Learner:
         order: Order | None = None,
         tables: Sequence[WordTable] = (),
         forward: Forward | None = None,
+        world: World | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         self.config = config
+        self.sharding = sharding
+        """Where the model is sharded over the copies; then these go through it in step."""
+        self.world = world or World()
+        """The processes that share the rows of each batch."""
         self.tables = tables
         """Embeddings of which only some rows are trained; the optimizer has these."""
         self.conduct = conduct
@@ -125,15 +133,24 @@ class Learner:
         for group in optimizer.param_groups:
             group.setdefault("peak_lr", config.optimizer.lr)
         self.plain_model = model
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # As for evaluation: Accelerate brings autocast, the sum over processes is ours (`World.sum_gradients`).
+        self.model = accelerator.prepare_model(model, evaluation_mode=True)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.forward = forward or Forward(model, task)
         self.forward.model = self.model
         self._order: tuple[int, np.ndarray] | None = None
 
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Give the model the weights of a checkpoint."""
+        if self.sharding is not None:
+            self.sharding.load(state)
+        else:
+            self.plain_model.load_state_dict(state)
+
     def update(self, step: int) -> StepFacts:
         """One update; its gradient is made anew by smaller micro-batches when memory runs out."""
         lr = self._set_lr(step)
-        loss, norm, tokens = self._within_memory(step, self._gradient)
+        loss, norm, tokens = self._gradient(step)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             self._apply(step)
@@ -164,8 +181,29 @@ class Learner:
         return [int(example) for example in self._order[1][start : start + self.course.batch_size]]
 
     def micro_batches_of(self, step: int, *, most: int | None = None) -> list[Batch]:
-        """The global batch of a step, cut by length."""
+        """What this process has of the global batch of a step, cut by length."""
         rows = self.rows_of(step, most=most)
+        if self.world.num_copies == 1:
+            return list(self.task.balanced(self._cut(rows)))
+        shares = self._shares(rows)
+        if not self.task.tasks:
+            return list(self.task.balanced(self._cut(shares[self.world.copy])))
+        # How much a row of one task counts beside those of others follows from the whole batch.
+        batches = [self._cut(share) for share in shares]
+        balanced = self.task.balanced([batch for several in batches for batch in several])
+        start = sum(len(several) for several in batches[: self.world.copy])
+        return list(balanced[start : start + len(batches[self.world.copy])])
+
+    def _shares(self, rows: Sequence[int]) -> list[list[int]]:
+        """The rows of a global batch that each copy gets."""
+        lengths = self.store.lengths[rows]
+        shares = rank_shares(lengths.tolist(), self.world.num_copies, padded=not self.forward.packs(lengths))
+        return [[rows[position] for position in share] for share in shares]
+
+    def _cut(self, rows: Sequence[int]) -> list[Batch]:
+        """Rows as micro-batches."""
+        if not rows:
+            return []
         lengths = self.store.lengths[rows]
         limits: Any = {"max_rows": self.max_rows, "max_tokens": self.config.train.micro_batch_tokens}
         if self.forward.packs(lengths):
@@ -174,24 +212,34 @@ class Learner:
             overhead = OVERHEAD_TOKENS.get(self.accelerator.device.type, 64)
             groups = micro_batches(lengths.tolist(), **limits, overhead=overhead)
         features = [[rows[position] for position in group] for group in groups]
-        batches = [self.task.collate([self.store[row] for row in chosen], chosen) for chosen in features]
-        return list(self.task.balanced(batches))
+        return [self.task.collate([self.store[row] for row in chosen], chosen) for chosen in features]
 
     def _within_memory(self, step: int, work: Callable[[int], Result]) -> Result:
+        """Work until the memory suffices on every process: all make their micro-batches smaller together."""
         while True:
+            done: list[Result] = []
             try:
-                return work(step)
+                done.append(work(step))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                if self.sharding is not None:
+                    raise self._out_of_step(step) from error
                 # Leave the handler first: its traceback holds the tensors that filled the memory.
+            if not self.world.most(not done):
+                return done[0]
+            done.clear()
             self.optimizer.zero_grad(set_to_none=True)
             self._halve_micro_batch(step)
 
     def _gradient(self, step: int) -> tuple[float, float, int]:
         """The clipped gradient of the whole batch; its loss a target, the norm before clipping, and its tokens."""
-        loss, tokens = self._forward_and_backward(step)
-        return loss, self._clip(), tokens
+        own_loss, own_tokens = self._within_memory(step, self._forward_and_backward)
+        loss, tokens = self.world.totals(own_loss, own_tokens)
+        parameters = self._trained()
+        if self.sharding is None:
+            self.world.sum_gradients(parameters)
+        return loss, self._clip(parameters), int(tokens)
 
     def _apply(self, step: int) -> None:
         """Change the weights. Not tried again when memory runs out: some of them may have changed already."""
@@ -210,43 +258,67 @@ class Learner:
             ) from error
 
     def _forward_and_backward(self, step: int, *, most: int | None = None) -> tuple[float, int]:
-        """Gradients of the whole batch; its loss a target, and its tokens."""
+        """This process's part of the gradient of the whole batch, of its loss a target, and of its tokens."""
         batches = self.micro_batches_of(step, most=most)
-        num_targets = sum(self.task.num_targets(batch) for batch in batches)
+        (num_targets,) = self.world.totals(sum(self.task.num_targets(batch) for batch in batches))
         self.model.train()
         if self.conduct is not None:
             self.conduct.begin(step, self.course.total_steps)
         total = torch.zeros((), dtype=torch.float64, device=_float64_device(self.accelerator.device))
-        for number, batch in enumerate(batches):
-            seed_step(self.config.seed, step, number, device=self.accelerator.device)
+        for number, batch in enumerate(self._in_step(step, batches)):
+            seed_step(self.config.seed, step, number, device=self.accelerator.device, copy=self.world.copy)
             fault_point("forward", step=step + 1)
             moved = batch.to(self.accelerator.device)
             with self.accelerator.autocast():
                 output = self.forward(moved)
             loss = loss_of(self.task, output, moved) / max(num_targets, 1e-12)
+            if number >= len(batches):
+                loss = loss * 0.0
             if fault_point("loss", step=step + 1):
                 loss = loss * float("nan")
             fault_point("backward", step=step + 1)
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss if self.sharding is None else loss * self.sharding.loss_scale)
             total += loss.detach().to(total.device, torch.float64)
         return float(total), sum(int(batch.lengths.sum()) for batch in batches)
+
+    def _in_step(self, step: int, batches: list[Batch]) -> list[Batch]:
+        """The micro-batches; of a sharded model as many as the copy with the most has, the added ones without weight."""
+        if self.sharding is None:
+            return batches
+        missing = int(self.world.most(len(batches))) - len(batches)
+        if not missing:
+            return batches
+        row = self.rows_of(step)[0]
+        return batches + [self.task.collate([self.store[row]], [row])] * missing
 
     def _decay_of(self, table: WordTable) -> float:
         """What decoupled weight decay multiplies a parameter by in this update."""
         group = next(one for one in self.plain_optimizer.param_groups if any(p is table.rows for p in one["params"]))
         return float(1 - group["lr"] * group["weight_decay"])
 
-    def _clip(self) -> float:
-        own = (table.rows for table in self.tables)
-        parameters = [p for p in (*own, *self.plain_model.parameters()) if p.grad is not None]
+    def _trained(self) -> list[torch.Tensor]:
+        """All that the optimizer changes, in an order that is the same on every process."""
+        return [*(table.rows for table in self.tables), *self.plain_model.parameters()]
+
+    def _clip(self, trained: Sequence[torch.Tensor]) -> float:
+        parameters = [one for one in trained if one.grad is not None]
         limit = self.config.train.max_grad_norm
-        return float(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
+        return as_number(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 
     def _set_lr(self, step: int) -> float:
         factor = lr_factor(step, total_steps=self.course.total_steps, config=self.config.scheduler)
         for group in self.plain_optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         return self.config.optimizer.lr * factor
+
+    def _out_of_step(self, step: int) -> MemoryError_:
+        """The other copies are in the midst of exchanges with this one: it can't try again."""
+        return MemoryError_(
+            f"out of memory at step {step + 1}, and a sharded model cannot try a smaller micro-batch by itself",
+            slug="out-of-memory",
+            key="train.micro_batch_size",
+            help=f"go on with a train.micro_batch_size below {self.max_rows}, or with more processes",
+        )
 
     def _halve_micro_batch(self, step: int) -> None:
         if self.max_rows == 1:
@@ -256,7 +328,8 @@ class Learner:
                 key="train.micro_batch_size",
                 help="lower model.max_length, set train.gradient_checkpointing=true, or take a smaller model",
             )
-        self.max_rows = max(1, min(self.max_rows, len(self.rows_of(step))) // 2)
+        most = max(map(len, self._shares(self.rows_of(step))))
+        self.max_rows = max(1, min(self.max_rows, most) // 2)
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         logger.warning(
@@ -272,9 +345,10 @@ def configured_rows(config: RunConfig) -> int:
     return config.train.micro_batch_size or config.train.batch_size
 
 
-def seed_step(seed: int, step: int, number: int, *, device: torch.device) -> None:
-    """Seed torch for micro-batch `number` of `step`: independent of everything that happened before."""
-    state = np.random.SeedSequence([seed, step, number]).generate_state(2, np.uint32)
+def seed_step(seed: int, step: int, number: int, *, device: torch.device, copy: int = 0) -> None:
+    """Seed torch for micro-batch `number` of `step` in copy `copy`: independent of everything that happened before."""
+    key = [seed, step, number, copy] if copy else [seed, step, number]
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
     # `torch.manual_seed` seeds all devices and, where CUDA is not in use, formats a traceback each time: 2 ms.
     seed_all = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
     seed_all(int(state[0]) << 32 | int(state[1]))

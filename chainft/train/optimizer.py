@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from chainft.config.chain import ChainConfig
 from chainft.config.run import OptimizerConfig
@@ -34,6 +35,8 @@ _FUSED = {
     "adagrad": ("cpu",),
 }
 """Where torch 2.13 has a fused kernel, which does the whole update in one pass over memory."""
+_FUSED_SHARDED = ("adamw", "adam")
+"""Of these, torch 2.13 has fused kernels for sharded parameters too."""
 _REFUSED = {
     "lbfgs": "it evaluates the loss several times an update (a closure), which the training loop does not do",
     "sparseadam": "it takes sparse gradients only, and transformers have dense ones",
@@ -231,8 +234,11 @@ def _is_bad(number: object) -> bool:
 
 
 def _has_fused(kind: type[torch.optim.Optimizer], groups: Iterable[Mapping[str, Any]]) -> bool:
-    devices = _FUSED.get(kind.__name__.casefold(), ())
+    name = kind.__name__.casefold()
+    devices = _FUSED.get(name, ())
     parameters = [parameter for group in groups for parameter in group["params"]]
+    if name not in _FUSED_SHARDED and any(isinstance(parameter, DTensor) for parameter in parameters):
+        return False
     return all(p.device.type in devices and p.is_floating_point() for p in parameters)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chainft.errors import CheckpointError
+from chainft.train.sharding import placed
 from chainft.train.word_table import WordTable
 
 _SEPARATOR = "::"
@@ -71,7 +72,7 @@ def restore_optimizer(
         value = _rows_of(saved, tensors.get(f"{name}{_SEPARATOR}{_ROWS}"), known[name], weights.get(id(known[name])))
         is_counter = entry == "step" and value.ndim == 0 and id(parameter) not in counters_on_device
         device = torch.device("cpu") if is_counter else parameter.device
-        fresh[parameter][entry] = value.detach().to(device, copy=True)
+        fresh[parameter][entry] = placed(value.detach().to(device, copy=True), parameter)
     optimizer.state.clear()
     optimizer.state.update(fresh)
 

@@ -43,6 +43,7 @@ from chainft.train.cuts import chain_cuts
 from chainft.train.learner import Course, Order
 from chainft.train.optimizer import check_optimizer
 from chainft.train.schedule import warmup_steps_of
+from chainft.world import World
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,18 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
 
 
 def prepare(
-    config: RunConfig, *, progress: Progress, poll: Callable[[], None], folder: Path | None = None
+    config: RunConfig,
+    *,
+    progress: Progress,
+    poll: Callable[[], None],
+    folder: Path | None = None,
+    world: World | None = None,
 ) -> Prepared:
-    """Read and check the data, tokenise it, and load the model; `folder`: that of the run."""
+    """Read and check the data, tokenise it, and load the model; `folder`: that of the run.
+
+    Of several processes the first of each machine tokenises, and the others read what it stored.
+    """
+    world = world or World()
     task = new_task(config)
     check_optimizer(config.optimizer, config.chain)
     _check_sources(config.chain)
@@ -108,7 +118,8 @@ def prepare(
     check_unfreezing(config.chain.stages, total_steps)
     poll()
     task.learn_labels(splits.examples, unseen=config.data.unseen_labels)
-    stores = tokenise(config, task, splits, progress=progress, poll=poll)
+    with world.main_first("tokenise", poll):
+        stores = tokenise(config, task, splits, progress=progress, poll=poll)
     findings = check_contract(splits, task, stores=stores)
     stop_on_errors(findings)
     card = data_card(splits, task, findings, stores)

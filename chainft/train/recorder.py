@@ -33,7 +33,7 @@ class Recorder:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         *,
         accelerator: Accelerator,
         display: Display,
@@ -41,12 +41,16 @@ class Recorder:
         evaluated_step: int = -1,
         train_time_s: float = 0.0,
     ) -> None:
-        """A run that goes on says from which step, up to which one its evaluations are done, and its time so far."""
+        """A run that goes on says from which step, up to which one its evaluations are done, and its time so far.
+
+        Without a path nothing is written: of several processes the main one does it.
+        """
         self.accelerator = accelerator
         self.display = display
         self.path = path
         self._seconds = train_time_s
-        _drop_after(path, {"train": from_step, "evaluation": evaluated_step})
+        if path is not None:
+            _drop_after(path, {"train": from_step, "evaluation": evaluated_step})
 
     def step(self, facts: StepFacts, epoch: float, train_time_s: float) -> None:
         """Record an update; `train_time_s` is the time of all updates so far."""
@@ -83,6 +87,8 @@ class Recorder:
         self._track(values, split, step)
 
     def _append(self, record: Mapping[str, Any]) -> None:
+        if self.path is None:
+            return
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record, allow_nan=False) + "\n")

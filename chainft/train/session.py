@@ -18,24 +18,27 @@ from accelerate import Accelerator
 from chainft.config.anchor import anchored
 from chainft.config.compose import Composed
 from chainft.config.document import to_yaml
+from chainft.config.launch import launched_size
 from chainft.config.run import RunConfig
 from chainft.data.example import Split
 from chainft.errors import ChainftError, CheckpointError
 from chainft.infer.engine import Engine, score
 from chainft.metrics.base import check_metric
+from chainft.models.device import choose_device
 from chainft.report.console import print_findings, print_next, print_plan, print_results
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
-from chainft.train.checkpoint import Checkpoint, CheckpointStore
+from chainft.train.checkpoint import Checkpoint
 from chainft.train.conclude import conclude
 from chainft.train.environment import environment_facts
 from chainft.train.evaluations import Evaluations
 from chainft.train.finish import scores_to_json
 from chainft.train.fit import Fit, FitState
 from chainft.train.forward import Forward, find_packing
+from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
 from chainft.train.plan import make_plan
@@ -43,8 +46,11 @@ from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.reads import Reads, find_reads
 from chainft.train.recorder import Recorder
+from chainft.train.sharding import Sharding
+from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.train.signals import StopRequest
 from chainft.train.word_table import WordTable, stand_ins, word_tables
+from chainft.world import World, join, leave
 
 logger = logging.getLogger(__name__)
 
@@ -52,48 +58,67 @@ logger = logging.getLogger(__name__)
 def run_training(composed: Composed) -> dict[str, Any]:
     """Train as configured, or go on with a run; returns what `all_results.json` holds.
 
+    With `launch.num_processes` it starts them and waits; started by a launcher, this process is one of them.
     Raises ChainftError for everything that a user can mend; Stopped or Interrupted after saving.
     """
-    folder = _open_folder(composed.config)
+    if needs_launch(composed.config):
+        return launch(composed)
+    world = _join(composed.config)
+    folder = _open_folder(composed.config, world)
     with ExitStack() as stack:
-        stack.enter_context(lock(folder))
-        if not composed.config.resume:
-            clear(folder)
-        setup_logging(folder.log)
+        if world.is_main:
+            stack.enter_context(lock(folder))
+            if not composed.config.resume:
+                clear(folder)
+        setup_logging(folder.log if world.is_main else None)
         stop = stack.enter_context(StopRequest(folder.path))
         try:
-            return Session(composed, folder, stop).run()
+            return Session(composed, folder, stop, world).run()
         except Exception as error:
-            _write_down(error, folder)
+            _write_down(error, folder, world)
             raise
 
 
-def _write_down(error: Exception, folder: RunFolder) -> None:
+def _join(config: RunConfig) -> World:
+    if launched_size() is None:
+        return World()
+    device = choose_device(config.train.device).type
+    return join(num_places=config.launch.pipeline, timeout_s=config.launch.timeout_s, device=device)
+
+
+def _write_down(error: Exception, folder: RunFolder, world: World) -> None:
     """Keep the full traceback in `errors.log`; the command prints the short form."""
     if isinstance(error, ChainftError):
         logger.error("%s", error.render(), extra={"file_only": True})
     if folder.path.is_dir():
+        rank = "" if world.is_alone else f"rank {world.rank} of {world.size}:\n"
         # What failed may be the disk itself: the first error must be told all the same.
         with suppress(OSError), folder.errors.open("a", encoding="utf-8") as stream:
-            stream.write("".join(traceback.format_exception(error)))
+            stream.write(rank + "".join(traceback.format_exception(error)))
 
 
-def _open_folder(config: RunConfig) -> RunFolder:
-    """The folder of the run: a new one, or with `resume` the existing one."""
+def _open_folder(config: RunConfig, world: World) -> RunFolder:
+    """The folder of the run: a new one, or with `resume` the existing one; the main process opens it."""
     if config.resume and config.run:
         return RunFolder(Path(config.run))
-    return create(Path(config.run) if config.run else new_run_path(config.runs_dir, config.task.name))
+    if not world.is_main:
+        return RunFolder(Path(world.share()))
+    folder = create(Path(config.run) if config.run else new_run_path(config.runs_dir, config.task.name))
+    world.share(str(folder.path))
+    return folder
 
 
 class Session:
     """The phases of one run, in order; each leaves its file in the run folder."""
 
-    def __init__(self, composed: Composed, folder: RunFolder, stop: StopRequest) -> None:
+    def __init__(self, composed: Composed, folder: RunFolder, stop: StopRequest, world: World) -> None:
         self.composed = composed
+        self.world = world
         self.config = composed.config
         self.folder = folder
         self.stop = stop
         self.prefix = PrefixCache()
+        self.sharding: Sharding | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
         """Tokens that evaluations read, where their batches run without padding."""
@@ -101,10 +126,19 @@ class Session:
     def run(self) -> dict[str, Any]:
         """All phases; returns the results."""
         accelerator = make_accelerator(self.config, self.folder.path)
-        self._write_config()
+        if self.world.is_main:
+            self._write_config()
         with PhaseProgress() as phase:
-            prepared = prepare(self.config, progress=phase.update, poll=self.stop.check, folder=self.folder.path)
-        self._write_data_facts(prepared)
+            prepared = prepare(
+                self.config,
+                progress=phase.update,
+                poll=self.stop.check,
+                folder=self.folder.path,
+                world=self.world,
+            )
+        self.stop.together(self.world)
+        if self.world.is_main:
+            self._write_data_facts(prepared)
         check_metric(self.config.evaluation.metric, prepared.task)
         prepared.loaded.model.to(accelerator.device)
         with self._display(prepared) as display:
@@ -112,6 +146,7 @@ class Session:
             self._write_plan(prepared, fit)
             fit.run()
         results = self._finish(prepared, fit)
+        leave(self.world)
         accelerator.end_training()
         return results
 
@@ -135,6 +170,7 @@ class Session:
             Course.of(self.config, len(prepared.splits.examples["train"])).total_steps,
             every=self.config.train.logging_steps,
             metric=self.config.evaluation.metric or prepared.task.main_metric,
+            enabled=self.world.is_main,
         )
 
     def _make_fit(self, prepared: Prepared, accelerator: Accelerator, display: TrainProgress) -> Fit:
@@ -143,12 +179,17 @@ class Session:
         if self.config.train.gradient_checkpointing:
             recompute_all(model)
         prepared.chain.set_recomputation()
-        checkpoints = CheckpointStore(self.folder.checkpoints, max_checkpoints=self.config.checkpoint.max_checkpoints)
+        checkpoints = SharedCheckpoints.of(self.world, self.folder.checkpoints, self.config.checkpoint.max_checkpoints)
         found = checkpoints.latest() if self.config.resume else None
         if found:
             self._check_data(found, prepared)
         other_data = self.config.allow_data_change or (found is not None and found.facts.get("other_data", False))
         tables = [] if other_data else self._word_tables(prepared, accelerator)
+        if self.config.launch.fsdp:
+            if found:
+                model.load_state_dict(found.load("model"))
+            self._open_prefix(prepared, accelerator, found)
+            self.sharding = Sharding(model, prepared.chain, self.world, self.config.launch)
         learner = Learner(
             model,
             prepared.task,
@@ -160,6 +201,8 @@ class Session:
             order=order_of(prepared),
             tables=tables,
             forward=self._forward(prepared),
+            world=self.world,
+            sharding=self.sharding,
         )
         start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
         fit = Fit(
@@ -167,7 +210,7 @@ class Session:
             checkpoints,
             folder=self.folder,
             recorder=Recorder(
-                self.folder.metrics,
+                self.folder.metrics if self.world.is_main else None,
                 accelerator=accelerator,
                 display=display,
                 from_step=found.step if found else -1,
@@ -186,30 +229,30 @@ class Session:
         if found:
             fit.restore(found)
             logger.info("going on from %s", found.path.name)
-        self._open_prefix(prepared, fit, found)
+        if self.sharding is None:
+            self._open_prefix(prepared, accelerator, found)
+        learner.forward.lender = self.prefix.lenders.get("train")
+        fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
         if not found:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
 
     def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:
         """None where training saw other words before: rows of these have state, and change."""
-        if accelerator.num_processes > 1 or accelerator.scaler is not None:
+        if accelerator.scaler is not None or self.config.launch.fsdp:
             return []
         store, pad = prepared.stores["train"], np.array([prepared.task.pad_token_id])
         return word_tables(
             prepared.loaded.model, prepared.chain, self.config.optimizer, [store.column("input_ids"), pad]
         )
 
-    def _open_prefix(self, prepared: Prepared, fit: Fit, found: Checkpoint | None) -> None:
-        """Give the learner what is kept of frozen stages, for the weights with which the training goes on."""
-        before = found.facts.get("prefix_cache") if found else None
-        accelerator, poll = fit.learner.accelerator, self.stop.check
-        with PhaseProgress() as phase:
+    def _open_prefix(self, prepared: Prepared, accelerator: Accelerator, found: Checkpoint | None) -> None:
+        """Open what is kept of frozen stages, for the weights with which the training goes on."""
+        before, poll = found.facts.get("prefix_cache") if found else None, self.stop.check
+        with PhaseProgress() as phase, self.world.main_first("prefix"):
             self.prefix = open_prefix(
                 self.config, prepared, accelerator, before=before, progress=phase.update, poll=poll
             )
-        fit.learner.forward.lender = self.prefix.lenders.get("train")
-        fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
 
     def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
         before, now = found.facts.get("labels"), list(prepared.task.labels.names)
@@ -235,8 +278,9 @@ class Session:
     def _write_plan(self, prepared: Prepared, fit: Fit) -> None:
         plan = make_plan(self.config, prepared, fit.learner, run=self.folder.path, from_step=fit.state.step)
         plan["prefix_cache"] = self.prefix.facts
-        write_json(self.folder.plan, plan)
-        print_plan(plan)
+        if self.world.is_main:
+            write_json(self.folder.plan, plan)
+            print_plan(plan)
         if self.config.tracker.name != "none":
             fit.learner.accelerator.init_trackers(self.config.tracker.project, config=_flat(self.composed.unresolved))
 
@@ -262,10 +306,14 @@ class Session:
             autocast=accelerator.autocast,
             poll=self.stop.check,
             forward=forward,
+            world=self.world,
+            in_step=self.sharding is not None and prepared.task.evaluates_by_forward,
+            gathered=self.sharding.gathered if self.sharding and not prepared.task.evaluates_by_forward else None,
+            agree=self.stop.agree,
         )
 
     def _evaluation(
-        self, prepared: Prepared, accelerator: Accelerator, checkpoints: CheckpointStore
+        self, prepared: Prepared, accelerator: Accelerator, checkpoints: SharedCheckpoints
     ) -> Evaluations | None:
         if "validation" not in prepared.stores:
             return None
@@ -289,8 +337,9 @@ class Session:
         """Score the best weights, write the artefacts, and tell how it went."""
         make = partial(self._engine, prepared, fit.learner.accelerator)
         results = conclude(self.config, prepared, fit, folder=self.folder, engine=make)
-        print_results(results)
-        print_next(self.folder.path, self.config.task.name, tested=results["test"] is not None)
+        if self.world.is_main:
+            print_results(results)
+            print_next(self.folder.path, self.config.task.name, tested=results["test"] is not None)
         return results
 
 

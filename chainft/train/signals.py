@@ -15,9 +15,12 @@ from pathlib import Path
 from signal import SIG_DFL, SIGINT, SIGTERM, SIGUSR1, Signals
 from signal import signal as set_handler
 from types import FrameType, TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from chainft.errors import Interrupted, Stopped
+
+if TYPE_CHECKING:
+    from chainft.world import World
 
 HANDLED = (SIGTERM, SIGUSR1, SIGINT)
 
@@ -33,14 +36,31 @@ class StopRequest:
 
     def __init__(self, run: Path | None = None) -> None:
         self.run = run
+        self._world: World | None = None
+        self._agreed: Signals | None = None
         self._signal: Signals | None = None
         self._outer: StopRequest | None = None
         self._previous: dict[Signals, Any] = {}
 
+    def together(self, world: World) -> None:
+        """From here on stop only when all processes have agreed on it (`agree`): else some would wait for others."""
+        self._world = None if world.is_alone else world
+
+    def agree(self) -> None:
+        """Ask all processes whether one was asked to stop; each must call this at the same points."""
+        if self._world is not None:
+            received = self._received
+            number = int(self._world.most(0 if received is None else int(received)))
+            self._agreed = Signals(number) if number else None
+
     @property
     def signal(self) -> Signals | None:
-        """The first signal that asked to stop, or None."""
-        return self._outer.signal if self._outer else self._signal
+        """The first signal that asked to stop, or None; of several processes, what they agreed on last."""
+        return self._received if self._world is None else self._agreed
+
+    @property
+    def _received(self) -> Signals | None:
+        return self._outer._received if self._outer else self._signal
 
     def request(self, number: Signals) -> None:
         """Ask to stop as that signal would, for example because another process received it."""

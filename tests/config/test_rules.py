@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from chainft.config.launch_rules import LAUNCH_RULES
 from chainft.config.link_rules import LINK_RULES
 from chainft.config.rules import RULES, parse_run
 from chainft.config.stage_rules import STAGE_RULES
@@ -103,5 +104,5 @@ def test_without_a_task_the_missing_data_is_not_complained_about() -> None:
 
 
 def test_every_rule_is_tried_here() -> None:
-    """Those over stages and links are tried in their own files."""
-    assert len(WRONG) >= len(RULES) - len(STAGE_RULES) - len(LINK_RULES)
+    """Those over stages, links and processes are tried in their own files."""
+    assert len(WRONG) >= len(RULES) - len(STAGE_RULES) - len(LINK_RULES) - len(LAUNCH_RULES)

@@ -24,6 +24,7 @@ from chainft.tasks.base import Prediction, Scores
 from chainft.tasks.ner import Ner, NerConfig
 from chainft.train import evaluations
 from chainft.train.session import run_training
+from chainft.world import World
 
 Train = Callable[..., dict[str, Any]]
 
@@ -96,7 +97,8 @@ def test_what_an_evaluation_found_holds_for_its_data_only(tmp_path: Path, monkey
     monkeypatch.setattr(evaluations, "score_and_write", write)
     checkpoints: Any = SimpleNamespace(best=lambda: None)
     prepared: Any = SimpleNamespace(splits=SimpleNamespace(fingerprint="before"))
-    made = evaluations.Evaluations(prepared, RunFolder(tmp_path), checkpoints, lambda: None)  # type: ignore[arg-type,return-value]
+    engine: Any = SimpleNamespace(world=World())
+    made = evaluations.Evaluations(prepared, RunFolder(tmp_path), checkpoints, lambda: engine)
     made(7)
     kept = made.of(7)
     assert kept is not None and kept.scores["values"] == {"loss": 0.5}

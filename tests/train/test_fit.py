@@ -15,9 +15,10 @@ from chainft.data.example import Example, Origin
 from chainft.errors import ConfigError, DivergedError, Stopped
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Scores
-from chainft.train.checkpoint import CheckpointStore
 from chainft.train.fit import Fit, FitState, greater_is_better, is_due
 from chainft.train.learner import Course, StepFacts
+from chainft.train.shared_checkpoints import SharedCheckpoints
+from chainft.world import World
 
 STEPS = 6
 
@@ -32,6 +33,7 @@ class FakeLearner:
         self.accelerator = SimpleNamespace(scaler=None)
         self.max_rows = 3
         self.tables = ()
+        self.world = World()
         self.plain_model = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(self.plain_model.weight)
         self.plain_optimizer = torch.optim.SGD(self.plain_model.parameters(), lr=0.1)
@@ -53,6 +55,9 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+
+    def agree(self) -> None:
+        """There is one process."""
 
     def check(self) -> None:
         if self.signal is not None:
@@ -84,7 +89,7 @@ def make(folder: Path, settings: RunConfig, scores: dict[int, float] | None) -> 
     example = Example({"text": "the words"}, Origin("train.csv", 7))
     return Fit(
         learner,
-        CheckpointStore(folder / "checkpoints", max_checkpoints=settings.checkpoint.max_checkpoints),
+        SharedCheckpoints.of(World(), folder / "checkpoints", settings.checkpoint.max_checkpoints),
         folder=RunFolder(folder),
         recorder=recorder,
         stop=stop,

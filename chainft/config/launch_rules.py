@@ -1,0 +1,144 @@
+"""Rules over `launch` that need no model: numbers that do not fit each other, and settings without effect."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from chainft.config.launch import LaunchConfig, launched_size
+from chainft.config.no_effect import no_effect
+from chainft.config.run import RunConfig
+from chainft.errors import Problem
+
+
+def processes_fit_machines(config: RunConfig) -> Iterator[Problem]:
+    launch = config.launch
+    count = launch.num_processes
+    if isinstance(count, int) and count % launch.num_machines:
+        yield Problem(
+            "contradiction",
+            f"launch.num_processes = {count} cannot be divided among launch.num_machines = {launch.num_machines}",
+            key="launch.num_processes",
+            help="it counts the processes of all machines together",
+        )
+    if launch.machine_rank >= launch.num_machines:
+        yield Problem(
+            "contradiction",
+            f"launch.machine_rank = {launch.machine_rank} is not below launch.num_machines = {launch.num_machines}",
+            key="launch.machine_rank",
+            help="machines are numbered from 0",
+        )
+    if launch.num_machines > 1 and launch.main_process_ip is None:
+        yield Problem(
+            "missing-key",
+            f"launch.num_machines = {launch.num_machines} needs the address of the main machine",
+            key="launch.main_process_ip",
+            help="give launch.main_process_ip, the same on every machine",
+        )
+
+
+def the_launcher_is_followed(config: RunConfig) -> Iterator[Problem]:
+    """Who started the processes knows how many there are."""
+    launch, size = config.launch, launched_size()
+    if size is None:
+        return
+    if launch.num_processes not in (1, "auto", size):
+        yield Problem(
+            "contradiction",
+            f"launch.num_processes = {launch.num_processes}, but {size} processes were started (WORLD_SIZE)",
+            key="launch.num_processes",
+            help="leave it away under torchrun and accelerate launch",
+        )
+    for name in ("USE_FSDP", "USE_DEEPSPEED", "USE_MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_{name}", "false").lower() in ("true", "1"):
+            yield Problem(
+                "contradiction",
+                f"accelerate launch asks for {name} (ACCELERATE_{name}), which chainft does itself",
+                key="launch.fsdp",
+                help="start the processes without it, and shard by launch.fsdp=true",
+            )
+
+
+def _count(launch: LaunchConfig) -> int | str:
+    return launched_size() or launch.num_processes
+
+
+def processes_fit_pipeline(config: RunConfig) -> Iterator[Problem]:
+    launch = config.launch
+    count = _count(launch)
+    if isinstance(count, int) and count > 1 and count % launch.pipeline:
+        yield Problem(
+            "contradiction",
+            f"launch.num_processes = {count} is no multiple of launch.pipeline = {launch.pipeline}",
+            key="launch.pipeline",
+            help="num_processes / pipeline copies of the pipeline share each batch",
+        )
+    if count == 1 and launch.is_pipeline:
+        yield Problem(
+            "contradiction",
+            f"launch.pipeline = {launch.pipeline} needs as many processes",
+            key="launch.num_processes",
+            help=f"give launch.num_processes={launch.pipeline}, or a multiple",
+        )
+
+
+_ALONE = ("max_restarts", "fsdp")
+
+
+def settings_have_several_processes(config: RunConfig) -> Iterator[Problem]:
+    launch = config.launch
+    for name in _ALONE:
+        value = getattr(launch, name)
+        if _count(launch) == 1 and launch.num_machines == 1 and value != getattr(LaunchConfig, name):
+            yield no_effect(f"launch.{name}", value, "launch.num_processes = 1", "set launch.num_processes as well")
+
+
+def settings_belong_to_their_kind(config: RunConfig) -> Iterator[Problem]:
+    launch = config.launch
+    for name in ("cpu_offload", "reshard_after_forward"):
+        value = getattr(launch, name)
+        if not launch.fsdp and value != getattr(LaunchConfig, name):
+            yield no_effect(f"launch.{name}", value, "nothing is sharded", "set launch.fsdp=true")
+    if not launch.is_pipeline and launch.schedule != LaunchConfig.schedule:
+        yield no_effect("launch.schedule", launch.schedule, "there is no pipeline", "set launch.pipeline as well")
+    if launch.num_machines == 1 and launch.main_process_ip is not None:
+        yield no_effect("launch.main_process_ip", launch.main_process_ip, "launch.num_machines = 1")
+
+
+_ELEMENTWISE = ("adamw", "adam", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "rprop", "sgd", "lion")
+"""Optimizers that treat each number of a parameter by itself, so that a slice is updated as it is in the whole."""
+
+
+def what_is_sharded_can_be(config: RunConfig) -> Iterator[Problem]:
+    if not config.launch.fsdp:
+        return
+    name = config.optimizer.name
+    if name.strip().casefold() not in _ELEMENTWISE:
+        yield _unsharded("optimizer.name", name, "it needs whole matrices", f"use one of {', '.join(_ELEMENTWISE)}")
+    if config.train.mixed_precision == "fp16":
+        yield _unsharded("train.mixed_precision", "fp16", "its loss scaling knows no slices", "use bf16")
+    for stage, settings in config.chain.stages.items():
+        if settings.unfreeze_at is not None:
+            key = f"chain.stages.{stage}.unfreeze_at"
+            because = "FSDP2 fixes what is trained when it cuts the parameters"
+            yield _unsharded(key, settings.unfreeze_at, because, "train the stage from the start, or keep it frozen")
+    if config.task.name == "joint":
+        because = (
+            "a copy of which a batch has no rows of a task could not take part in the sum of its head's gradients"
+        )
+        yield _unsharded("task.name", "joint", because, "train it without launch.fsdp: the copies share each batch")
+
+
+def _unsharded(key: str, value: object, because: str, help: str) -> Problem:
+    message = f"{key} = {value!r} does not go with launch.fsdp = true: {because}"
+    return Problem("contradiction", message, key=key, help=help)
+
+
+LAUNCH_RULES = (
+    processes_fit_machines,
+    the_launcher_is_followed,
+    processes_fit_pipeline,
+    settings_have_several_processes,
+    settings_belong_to_their_kind,
+    what_is_sharded_can_be,
+)

@@ -1,0 +1,158 @@
+"""How each worker of a run ended, as files that the parent reads, and which of several failures was the first cause.
+
+A process that dies takes the others with it: their exchanges break off, or nobody answers any more. What they report
+then is a consequence; told is the cause, once, with its rank.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from chainft.config.run import RunConfig
+from chainft.errors import ChainftError, DistributedError, Problem
+from chainft.run_folder import RunFolder
+
+_BROKEN = (
+    "gloo",
+    "NCCL",
+    "Connection",
+    "connection",
+    "Broken pipe",
+    "TCPStore",
+    "DistNetworkError",
+    "DistBackendError",
+)
+"""Words in errors of exchanges whose other side is gone."""
+_SPEECHLESS = "died without a word: killed, or crashed in native code"
+_UNREPEATABLE = (2, 3, 4, 5, 10)
+"""Exit codes of errors that would come again: config, data, model, divergence, security."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one worker said when it ended."""
+
+    rank: int
+    time: float
+    exit_code: int = 0
+    problems: tuple[Problem, ...] = ()
+    trace: str | None = None
+    """Traceback of an error that is none of the user's."""
+
+    @property
+    def error(self) -> ChainftError | None:
+        """The error as the worker raised it; None where it ended well."""
+        if self.exit_code == 0 or not self.problems:
+            return None
+        kinds = {kind.exit_code: kind for kind in ChainftError.__subclasses__()}
+        return kinds.get(self.exit_code, DistributedError).of(self.problems)
+
+    @property
+    def is_consequence(self) -> bool:
+        """Whether an exchange broke off: another process is to blame."""
+        return self.trace is not None and any(word in self.trace.splitlines()[-1] for word in _BROKEN)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt failed."""
+
+    error: ChainftError
+    is_repeatable: bool
+
+
+def outcome_file(exchange: Path, rank: int) -> Path:
+    """Where a worker leaves its outcome."""
+    return exchange / f"rank_{rank}.json"
+
+
+def write_outcome(exchange: Path, rank: int, error: BaseException | None) -> None:
+    """Leave the outcome of this process, whole or not at all."""
+    problems = [vars(problem) for problem in error.problems] if isinstance(error, ChainftError) else []
+    code = 0 if error is None else error.exit_code if isinstance(error, ChainftError) else 1
+    trace = None if error is None or problems else "".join(traceback.format_exception(error)).rstrip()
+    record = {"rank": rank, "time": time.time(), "exit_code": code, "problems": problems, "trace": trace}
+    temporary = exchange / f".rank_{rank}.{os.getpid()}"
+    temporary.write_text(json.dumps(record), encoding="utf-8")
+    temporary.rename(outcome_file(exchange, rank))
+
+
+def read_outcomes(exchange: Path) -> dict[int, Outcome]:
+    """The outcomes of the workers that left one, by rank."""
+    found = {}
+    for path in exchange.glob("rank_*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["problems"] = tuple(Problem(**problem) for problem in record["problems"])
+        found[record["rank"]] = Outcome(**record)
+    return found
+
+
+def first_cause(outcomes: Mapping[int, Outcome], config: RunConfig, *, reported: tuple[int, int]) -> Failure:
+    """The failure that all others followed from; `reported`: rank and exit code that the launcher saw first."""
+    failed = sorted((one for one in outcomes.values() if one.exit_code), key=lambda one: one.time)
+    causes = [one for one in failed if not one.is_consequence]
+    if causes:
+        return _told(causes[0], config)
+    size = config.launch.num_processes
+    silent = [rank for rank in range(size if isinstance(size, int) else 1) if rank not in outcomes]
+    rank, code = reported
+    if rank not in silent and silent:
+        rank, code = silent[0], 0
+    timed_out = any("imed out" in (one.trace or "").splitlines()[-1] for one in failed)
+    if rank not in silent:
+        what = "lost the others" if failed and not timed_out else _SPEECHLESS
+    elif timed_out:
+        what = f"did not answer within launch.timeout_s = {config.launch.timeout_s:g} s"
+    else:
+        what = f"was killed by {signal.Signals(-code).name}" if code < 0 else _SPEECHLESS
+    return Failure(_died(rank, what, config), is_repeatable=True)
+
+
+def _told(outcome: Outcome, config: RunConfig) -> Failure:
+    """An error of one rank, with the rank in its words."""
+    prefix = f"rank {outcome.rank} of {config.launch.num_processes}"
+    if outcome.problems:
+        # All ranks find what is wrong with the user's settings and data: no rank is worth a word then.
+        repeatable = outcome.exit_code not in _UNREPEATABLE
+        named = [Problem(**{**vars(one), "message": f"{prefix}: {one.message}"}) for one in outcome.problems]
+        kinds = {kind.exit_code: kind for kind in ChainftError.__subclasses__()}
+        problems = named if repeatable and outcome.exit_code not in (75, 130) else outcome.problems
+        return Failure(kinds.get(outcome.exit_code, DistributedError).of(problems), is_repeatable=repeatable)
+    last = (outcome.trace or "").splitlines()[-1]
+    return Failure(_died(outcome.rank, f"failed: {last}", config, trace=outcome.trace), is_repeatable=True)
+
+
+def _died(rank: int, what: str, config: RunConfig, *, trace: str | None = None) -> DistributedError:
+    folder = RunFolder(Path(str(config.run)))
+    step = _last_step(folder)
+    error = DistributedError(
+        f"rank {rank} of {config.launch.num_processes} {what}" + (f"; the last whole step is {step}" if step else ""),
+        slug="rank-failed",
+        where=str(folder.path),
+        key="launch",
+        help=f"go on with: chainft train run={folder.path} resume=true"
+        if (folder.checkpoints / "last").exists()
+        else "nothing was saved yet: start the run again",
+    )
+    if trace:
+        error.add_note(trace)
+    return error
+
+
+def _last_step(folder: RunFolder) -> int | None:
+    """The step of the last whole line of `metrics.jsonl`."""
+    if not folder.metrics.is_file():
+        return None
+    for line in reversed(folder.metrics.read_text(encoding="utf-8").splitlines()):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None

@@ -1,0 +1,162 @@
+"""Shards a model over the copies of a run (FSDP2): each keeps a slice of parameters, gradients and optimizer state.
+
+Every block is a unit that is gathered for the time of its use; blocks that share parameters are one unit, and whatever
+lies around the blocks is the outermost. FSDP2 averages gradients over the copies (gloo has no other way), where a sum is
+wanted, since the loss is divided by the targets of the whole batch already: `loss_scale` makes up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from chainft.config.launch import LaunchConfig
+from chainft.errors import ConfigError, ModelError
+from chainft.stages.chain import Chain
+from chainft.stages.links_parts import blocks_of
+from chainft.world import World
+
+
+class Sharding:
+    """A model that is sharded. Made before the optimizer, which then has the slices."""
+
+    def __init__(self, model: PreTrainedModel, chain: Chain, world: World, launch: LaunchConfig) -> None:
+        """Raises ConfigError for offload where there is no GPU."""
+        device = model.device.type
+        if launch.cpu_offload and device == "cpu":
+            raise ConfigError(
+                "launch.cpu_offload = true has no effect: the run computes on the CPU",
+                slug="no-effect",
+                key="launch.cpu_offload",
+                help="leave it away",
+            )
+        self.model = model
+        self.world = world
+        self._reshards = launch.reshard_after_forward
+        mesh = _mesh(world, device)
+        policy: OffloadPolicy = CPUOffloadPolicy() if launch.cpu_offload else OffloadPolicy()
+        for units in _units(model):
+            fully_shard(units, mesh=mesh, reshard_after_forward=launch.reshard_after_forward, offload_policy=policy)
+        fully_shard(model, mesh=mesh, reshard_after_forward=False, offload_policy=policy)
+        _renew(chain, model)
+
+    @property
+    def loss_scale(self) -> int:
+        """What a copy's loss is multiplied by before its backward pass."""
+        return self.world.num_copies
+
+    def rest(self) -> None:
+        """Let the model have its slices as parameters, which after a forward pass alone it does not."""
+        for module in self._sharded():
+            module.reshard()
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors on the CPU of the main process; none elsewhere. All processes must call it."""
+        found: dict[str, Tensor] = {}
+        kept: dict[int, Tensor] = {}
+        for name, tensor in tensors.items():
+            if id(tensor) not in kept:
+                full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+                kept[id(tensor)] = full.detach().cpu() if self.world.is_main else full[:0] if full.ndim else full
+            if self.world.is_main:
+                found[name] = kept[id(tensor)]
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Give the model whole tensors, of which each process takes its slices."""
+        self.rest()
+        own = self.model.state_dict()
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(placed(value, own[name]))
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Within the context every process has all parameters, and may call the model as often as it likes."""
+        root: Any = self.model
+        for module in self._sharded():
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        try:
+            yield
+        finally:
+            self.rest()
+            for module in self._sharded():
+                module.set_reshard_after_forward(self._reshards and module is not root, recurse=False)
+
+    def dissolve(self) -> None:
+        """Give the main process a plain model again, for writing it; the model of the others is of no use any more."""
+        self.rest()
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        values = self.whole(named)
+        made: dict[int, nn.Parameter] = {}
+        for name, sharded in named.items() if self.world.is_main else ():
+            value = values[name].to(self.model.device)
+            plain = made.setdefault(id(sharded), nn.Parameter(value, requires_grad=sharded.requires_grad))
+            path, _, leaf = name.rpartition(".")
+            self.model.get_submodule(path)._parameters[leaf] = plain
+
+    def _sharded(self) -> Iterator[FSDPModule]:
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                yield module
+
+
+def placed(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor as the slice that `like` is, where that is one."""
+    if not isinstance(like, DTensor) or isinstance(value, DTensor) or value.shape != like.shape:
+        return value
+    moved = value.to(like.device, like.dtype)
+    return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def as_number(value: Any) -> float:
+    """A norm, which of slices is a sum that was not exchanged yet."""
+    return float(value.full_tensor() if isinstance(value, DTensor) else value)
+
+
+def _mesh(world: World, device: str) -> DeviceMesh:
+    group: Any = world.copies if world.copies is not None else torch.distributed.group.WORLD
+    return DeviceMesh.from_group(group, device)
+
+
+def _units(model: PreTrainedModel) -> Iterator[list[nn.Module]]:
+    """Blocks, those that share parameters together; one that shares some with the shell stays with it."""
+    try:
+        blocks = blocks_of(model)
+    except ModelError:
+        return  # A model whose blocks cannot be told apart is one unit.
+    owners: dict[int, set[int]] = {}
+    modules = list(dict.fromkeys(blocks.module(number) for number in range(blocks.num_blocks)))
+    place = {id(parameter): -1 for parameter in _shell_parameters(model, modules)}
+    for number, module in enumerate(modules):
+        for parameter in module.parameters():
+            owners.setdefault(id(parameter), set()).add(number)
+    groups = list(range(len(modules)))
+    for key, several in owners.items():
+        together = {groups[number] for number in several} | ({-1} if key in place else set())
+        groups = [min(together) if group in together else group for group in groups]
+    for group in sorted({one for one in groups if one >= 0}):
+        yield [module for module, one in zip(modules, groups, strict=True) if one == group]
+
+
+def _shell_parameters(model: nn.Module, blocks: list[nn.Module]) -> Iterator[nn.Parameter]:
+    inside = {id(module) for block in blocks for module in block.modules()}
+    for module in model.modules():
+        if id(module) not in inside:
+            yield from module.parameters(recurse=False)
+
+
+def _renew(chain: Chain, model: nn.Module) -> None:
+    """The stages hold the parameters that the model had before it was sharded: give them those that it has now."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    chain.parts = [replace(part, parameters={name: named[name] for name in part.parameters}) for part in chain.parts]

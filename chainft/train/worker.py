@@ -1,0 +1,85 @@
+"""What each process does that `launch` starts: take its place, train, and leave word of how it ended."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import torch
+
+from chainft.config.compose import Composed
+from chainft.errors import ChainftError, DistributedError, Interrupted, Stopped
+from chainft.train.outcomes import read_outcomes, write_outcome
+from chainft.train.session import run_training
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The parent's surroundings: the process of which the workers are forks may be older than these."""
+
+    folder: str
+    environment: Mapping[str, str]
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        return cls(str(Path.cwd()), dict(os.environ))
+
+    def enter(self) -> None:
+        """Take them over; what the launcher set for this process stays."""
+        os.chdir(self.folder)
+        placed = {name: value for name, value in os.environ.items() if name.startswith(_PLACE)}
+        os.environ.clear()
+        os.environ.update({**self.environment, **placed})
+
+
+_WATCH_S = 0.5
+_GRACE_S = 4.0
+"""How long a process has to notice by itself that another one failed."""
+_PLACE = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "NCCL_ASYNC")
+
+
+def work(composed: Composed, exchange: str, around: Surroundings) -> None:
+    """Train as rank `RANK` of `WORLD_SIZE`. Ends with the exit code of what went wrong; asked to stop, it just ends."""
+    around.enter()
+    rank = int(os.environ["RANK"])
+    folder = Path(exchange)
+    os.setsid()  # The terminal's Ctrl-C reaches the workers once, through the parent.
+    (folder / f"rank_{rank}.pid").write_text(str(os.getpid()))
+    _share_cores(int(os.environ["LOCAL_WORLD_SIZE"]))
+    Thread(target=_watch, args=(folder, rank, Path(str(composed.config.run))), daemon=True).start()
+    try:
+        run_training(composed)
+    except (Stopped, Interrupted) as error:
+        write_outcome(folder, rank, error)
+    except ChainftError as error:
+        write_outcome(folder, rank, error)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        write_outcome(folder, rank, error)
+        raise
+    else:
+        write_outcome(folder, rank, None)
+
+
+def _watch(exchange: Path, rank: int, run: Path) -> None:
+    """End this process soon after another one failed: it may wait for that one, or hang itself, and never notice."""
+    while not any(one.exit_code and one.rank != rank and one.trace for one in read_outcomes(exchange).values()):
+        time.sleep(_WATCH_S)
+    time.sleep(_GRACE_S)
+    with suppress(OSError), (run / f"stacks_rank_{rank}.txt").open("w", encoding="utf-8") as stream:
+        faulthandler.dump_traceback(stream, all_threads=True)
+    os._exit(DistributedError.exit_code)
+
+
+def _share_cores(num_processes: int) -> None:
+    """Let the processes of a machine divide its cores, unless the user says how many threads each has."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // num_processes))

@@ -1,0 +1,271 @@
+"""Runs of several processes give what one process gives, and end in order when one of them does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chainft.config.compose import compose
+from chainft.config.saved import compose_resumed
+from chainft.errors import DataError, DistributedError, DivergedError, Stopped
+from chainft.run_folder import RunFolder
+from chainft.train.checkpoint import CheckpointStore
+from chainft.train.launch import launch
+
+Train = Callable[..., RunFolder]
+
+
+@pytest.fixture(scope="module")
+def still_encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny encoder without dropout, so that the cut of a batch changes no number."""
+    folder = tmp_path_factory.mktemp("still") / "encoder"
+    shutil.copytree(tiny_encoder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Train:
+    """Trains a few steps as configured and returns the run folder."""
+
+    def run(*words: str, name: str) -> RunFolder:
+        folder = tmp_path / name
+        settings = [f"model={still_encoder}", "task=ner", "train.batch_size=7", "train.num_train_epochs=2"]
+        settings += [
+            "optimizer.lr=0.005",
+            "report.enabled=false",
+            *ner_files,
+            f"run={folder}",
+            "launch.num_processes=2",
+        ]
+        kept = [one for one in settings if one.split("=")[0] not in {word.split("=")[0] for word in words}]
+        composed = compose([*kept, *words])
+        launch(composed)
+        return RunFolder(folder)
+
+    return run
+
+
+def losses(folder: RunFolder) -> list[float]:
+    records = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    return [one["loss"] for one in records if one["kind"] == "train"]
+
+
+def assert_same_runs(one: RunFolder, other: RunFolder, *, tolerance: float = 1e-5) -> None:
+    assert losses(one) == pytest.approx(losses(other), rel=tolerance)
+    weights, others = (load_file(folder.model / "model.safetensors") for folder in (one, other))
+    assert weights.keys() == others.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, others[name], rtol=tolerance, atol=tolerance)
+    first, second = (json.loads(folder.results.read_text()) for folder in (one, other))
+    assert first["best"]["step"] == second["best"]["step"]
+    for split in ("test", "validation"):
+        assert (first[split] is None) == (second[split] is None)
+    assert first["test"]["after"]["values"] == pytest.approx(second["test"]["after"]["values"], rel=10 * tolerance)
+    if first["test"]["before"]:
+        assert first["test"]["before"]["values"] == pytest.approx(second["test"]["before"]["values"], rel=1e-6)
+
+
+@pytest.fixture
+def alone(train: Train) -> RunFolder:
+    """The run of one process, through the launcher too."""
+    return train("launch.num_processes=1", name="alone")
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_give_the_numbers_of_one(train: Train, alone: RunFolder, count: int) -> None:
+    assert_same_runs(alone, train(f"launch.num_processes={count}", name="several"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.micro_batch_size=2", "train.padding_free=false"],
+        ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.eval_mode=true"],
+        ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.unfreeze_at=0.5"],
+        ["train.batch_size=2", "data.max_train_samples=9"],  # The last batch has one example for two processes.
+        ["optimizer=sgd", "optimizer.lr=0.3", "optimizer.options={momentum: 0.9}", "train.max_grad_norm=0.1"],
+    ],
+)
+def test_they_do_so_with_these_settings(train: Train, words: list[str]) -> None:
+    assert_same_runs(train(*words, "launch.num_processes=1", name="alone"), train(*words, name="both"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["train.micro_batch_size=2", "train.batch_size=5", "train.gradient_checkpointing=true"],
+        ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.eval_mode=true"],
+        ["chain.split=2", "chain.stages.stage1.share={with: stage0}"],
+        [
+            "chain.split=2",
+            "chain.stages.stage1.lora={r: 2}",
+            "chain.stages.stage0.frozen=true",
+            "evaluation.before_training=false",
+        ],
+        ["optimizer=sgd", "optimizer.lr=0.3", "train.max_grad_norm=0.1", "launch.reshard_after_forward=false"],
+        ["train.mixed_precision=bf16"],
+    ],
+)
+def test_sharded_processes_do_so_too(train: Train, words: list[str]) -> None:
+    plain = [word for word in words if not word.startswith("launch.")]
+    if any("lora" in word for word in words):
+        pytest.importorskip("peft")
+    alone = train("launch.num_processes=1", *plain, "train.padding_free=false", name="alone")
+    tolerance = 1e-5 if "train.mixed_precision=bf16" not in words else 3e-3
+    assert_same_runs(alone, train("launch.fsdp=true", *words, name="sharded"), tolerance=tolerance)
+
+
+def test_a_sharded_run_goes_on_with_another_number_of_processes(train: Train, tmp_path: Path) -> None:
+    """4 shards -> 1 process -> 2 shards (fault 36)."""
+    words = ["train.padding_free=false"]
+    whole = train(*words, "launch.num_processes=1", name="whole")
+    parts = tmp_path / "parts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHAINFT_TESTING", "1")
+        patch.setenv("CHAINFT_FAULT", "term@step=4,phase=forward,rank=3,count=1")
+        with pytest.raises(Stopped):
+            train(*words, "launch.num_processes=4", "launch.fsdp=true", name="parts")
+        patch.setenv("CHAINFT_FAULT", "term@step=8,phase=forward,count=1")
+        with pytest.raises(Stopped):
+            launch(compose_resumed(str(parts), ["launch.num_processes=1", "launch.fsdp=false"]))
+    launch(compose_resumed(str(parts), ["launch.num_processes=2", "launch.fsdp=true"]))
+    assert_same_runs(whole, RunFolder(parts))
+
+
+def test_a_run_goes_on_with_another_number_of_processes(train: Train, alone: RunFolder, tmp_path: Path) -> None:
+    """4 -> 1 -> 2 processes (fault 36), stopped each time by one that is asked to."""
+    words = ["train.padding_free=false"]
+    whole = train(*words, "launch.num_processes=1", name="whole")
+    parts = tmp_path / "parts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHAINFT_TESTING", "1")
+        patch.setenv("CHAINFT_FAULT", "term@step=4,phase=forward,rank=3,count=1")
+        with pytest.raises(Stopped):
+            train(*words, "launch.num_processes=4", name="parts")
+        assert (parts / "checkpoints" / "last").resolve().name == "step-000004"
+        patch.setenv("CHAINFT_FAULT", "term@step=8,phase=forward,count=1")
+        with pytest.raises(Stopped):
+            launch(compose_resumed(str(parts), ["launch.num_processes=1"]))
+    launch(compose_resumed(str(parts), ["launch.num_processes=2"]))
+    assert_same_runs(whole, RunFolder(parts))
+
+
+@pytest.fixture
+def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    monkeypatch.setenv("CHAINFT_TESTING", "1")
+    return lambda what: monkeypatch.setenv("CHAINFT_FAULT", what)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        (
+            "kill@step=9,phase=forward,rank=1",
+            "rank 1 of 2 (was killed by SIGKILL|died without a word.*); the last whole step is 8",
+        ),
+        (
+            "kill@step=9,phase=forward,rank=0",
+            "rank 0 of 2 (was killed by SIGKILL|died without a word.*); the last whole step is 8",
+        ),
+        ("raise@step=9,phase=backward,rank=1", "rank 1 of 2 failed: chainft.train.faults.InjectedError"),
+        ("sleep@step=9,phase=forward,rank=1,seconds=60", "rank 1 of 2 did not answer within launch.timeout_s = 4 s"),
+    ],
+)
+def test_a_process_that_fails_ends_the_run_with_its_rank(
+    train: Train, fault: Callable[[str], None], tmp_path: Path, what: str, told: str
+) -> None:
+    """Faults 33 and 34; what was saved is whole."""
+    fault(what)
+    start = time.monotonic()
+    with pytest.raises(DistributedError) as caught:
+        train("launch.timeout_s=4", name="run")
+    assert re.search(told, caught.value.render())
+    assert "resume=true" in caught.value.render()
+    assert time.monotonic() - start < 45
+    if what.startswith("sleep"):
+        assert "faults.py" in (tmp_path / "run" / "stacks_rank_1.txt").read_text(encoding="utf-8")
+    found = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
+    assert found is not None and found.step == 6
+
+
+def test_a_run_that_lost_a_process_starts_again_by_itself(
+    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path
+) -> None:
+    marker = tmp_path / "happened"
+    fault(f"kill@step=9,phase=forward,rank=1,once={marker}")
+    assert_same_runs(alone, train("launch.max_restarts=1", name="again"))
+    assert marker.exists()
+
+
+def test_the_fault_of_one_process_is_told_once_and_not_tried_again(train: Train, fault: Callable[[str], None]) -> None:
+    fault("nan@step=3,rank=1")
+    with pytest.raises(DivergedError) as caught:
+        train("launch.max_restarts=3", name="run")
+    assert "step 3" in caught.value.render() and "rank" not in caught.value.render()
+
+
+def test_bad_data_are_told_as_by_one_process(train: Train, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.conll"
+    bad.write_text("Anna B-PER\nParis I-LOC X\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        train(f"data.train={bad}", name="run")
+    assert "bad.conll" in caught.value.render() and "rank" not in caught.value.render()
+
+
+def test_memory_that_one_process_lacks_makes_all_take_smaller_micro_batches(
+    train: Train, alone: RunFolder, fault: Callable[[str], None]
+) -> None:
+    """Fault 30."""
+    fault("oom@step=3,phase=forward,rank=1,count=1")
+    assert_same_runs(alone, train(name="both"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("phase", ["forward", "save.model"])
+def test_a_signal_to_one_process_stops_and_saves_all(
+    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path, rank: int, phase: str
+) -> None:
+    """Fault 26."""
+    fault(f"term@step=6,phase={phase},rank={rank},count=1")
+    if phase == "save.model" and rank == 1:
+        pytest.skip("only rank 0 writes")
+    with pytest.raises(Stopped):
+        train(name="run")
+    launch(compose_resumed(str(tmp_path / "run"), []))
+    assert_same_runs(alone, RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torch.distributed.run", "accelerate.commands.launch"])
+def test_other_launchers_start_the_same_run(
+    train: Train, alone: RunFolder, still_encoder: Path, ner_files: list[str], tmp_path: Path, launcher: str
+) -> None:
+    """Their processes find each other by the environment, share one run folder, and the first one speaks."""
+    given = {"torch.distributed.run": ["--nproc_per_node=2"], "accelerate.commands.launch": [*_ACCELERATE]}[launcher]
+    words = [f"model={still_encoder}", "task=ner", "train.batch_size=7", "train.num_train_epochs=2"]
+    words += ["optimizer.lr=0.005", "report.enabled=false", *ner_files, f"run={tmp_path / 'launched'}"]
+    command = [sys.executable, "-m", launcher, *given, "-m", "chainft", "train", *words]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("try the model on your own words") == 1
+    assert_same_runs(alone, RunFolder(tmp_path / "launched"))
+
+
+_ACCELERATE = ("--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")

@@ -35,9 +35,14 @@ def sweep_rules(config: SweepConfig, axes: Sequence[Axis], words: Sequence[str])
 
 def job_rules(config: SweepConfig, jobs: Sequence[RunConfig]) -> Iterator[Problem]:
     """What shows only beside the settings of the jobs."""
-    if config.devices_per_job is not None and jobs and all(job.train.device == "cpu" for job in jobs):
-        because = "every run computes on the CPU (train.device = 'cpu')"
-        yield no_effect("sweep.devices_per_job", config.devices_per_job, because)
+    yield from _devices_are_used(config, jobs)
+    if machines := {job.launch.num_machines for job in jobs if job.launch.num_machines > 1}:
+        yield Problem(
+            "contradiction",
+            f"launch.num_machines = {max(machines)}, but each run of a sweep is on one machine",
+            key="launch.num_machines",
+            help="run several at once instead: sweep.engine=submitit",
+        )
     if config.name == "optuna" and not all(has_validation(job.data) for job in jobs):
         yield Problem(
             "contradiction",
@@ -45,6 +50,24 @@ def job_rules(config: SweepConfig, jobs: Sequence[RunConfig]) -> Iterator[Proble
             key="sweep.name",
             help="give data.validation or data.validation_fraction",
         )
+
+
+def _devices_are_used(config: SweepConfig, jobs: Sequence[RunConfig]) -> Iterator[Problem]:
+    devices = config.devices_per_job
+    if devices is None:
+        return
+    for job in jobs:
+        processes = job.launch.num_processes
+        if job.train.device == "cpu":
+            because = "the run computes on the CPU (train.device = 'cpu')"
+            yield no_effect("sweep.devices_per_job", devices, because)
+        elif processes not in ("auto", devices):
+            yield Problem(
+                "contradiction",
+                f"sweep.devices_per_job = {devices}, but launch.num_processes = {processes} has as many devices",
+                key="launch.num_processes",
+                help=f"set launch.num_processes={devices}, or auto",
+            )
 
 
 def set_of_running(config: SweepConfig) -> Iterator[Problem]:

@@ -173,7 +173,7 @@ def test_jobs_at_once_share_the_cores(given: str | None, threads: str, monkeypat
 
 def test_each_job_has_devices_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7,8")
-    assert main([*RUN, "seed=21,22,1", "sweep.devices_per_job=2", "sweep.dir=s"]) == 0
+    assert main([*RUN, "seed=21,22,1", "sweep.devices_per_job=2", "launch.num_processes=2", "sweep.dir=s"]) == 0
     devices = [call["devices"] for call in calls()]
     assert {*devices[:2]} == {"2,3", "5,7"} and devices[2] in devices[:2]
 
@@ -182,9 +182,15 @@ def test_each_job_has_devices_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     ("visible", "words", "message"),
     [
         ("", ["sweep.devices_per_job=1"], "no NVIDIA GPU is visible"),
-        ("0,1,-1,2", ["sweep.devices_per_job=3"], "needs 3 GPUs; there are 2"),
+        ("0,1,-1,2", ["sweep.devices_per_job=3", "launch.num_processes=auto"], "needs 3 GPUs; there are 2"),
         ("0,1", ["sweep.devices_per_job=1", "sweep.num_parallel=3"], "needs 3 GPUs; there are 2"),
         ("0,1", ["sweep.devices_per_job=1", "train.device=cpu"], "computes on the CPU"),
+        ("0,1", ["sweep.devices_per_job=2"], "but launch.num_processes = 1 has as many devices"),
+        (
+            "0,1",
+            ["launch.num_machines=2", "launch.num_processes=2", "launch.main_process_ip=a"],
+            "each run of a sweep is on one machine",
+        ),
     ],
 )
 def test_devices_that_are_not_there_are_refused(

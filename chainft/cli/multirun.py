@@ -100,10 +100,15 @@ def _print_jobs(sweep: Sweep, jobs: Sequence[Job]) -> int:
             print(f"{job.label}: left out, it is running (process {user.pid} on {user.host})", file=sys.stderr)
             continue
         make_way(job)
-        print(shlex.join(["chainft", *sweep.command(job)]))
+        print(" ".join(["chainft", *map(_for_shell, sweep.command(job))]))
     sweep.save()
     print(f"{len(jobs)} of {len(sweep.jobs)} jobs in {sweep.folder}; table: {_resume_words(sweep)}", file=sys.stderr)
     return 0
+
+
+def _for_shell(word: str) -> str:
+    """A word quoted for a shell; Hydra's own quotes within double ones, which are easier to read."""
+    return f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else shlex.quote(word)
 
 
 def _resume_words(sweep: Sweep) -> str:

@@ -116,7 +116,6 @@ def test_poor_trial_is_pruned_with_the_score_it_had(monkeypatch: pytest.MonkeyPa
     words = [*SEARCH, "sweep.pruner=median", "sweep.sampler=random", "sweep.seed=2", "sweep.num_trials=12"]
     real = trials._pruner
     monkeypatch.setattr(trials, "_pruner", lambda name: _strict(name) if name == "median" else real(name))
-    started = time.monotonic()
     assert main(words) == 0
     rows = table(Path("s"))
     pruned = [row for row in rows if row["status"] == "pruned"]
@@ -124,7 +123,7 @@ def test_poor_trial_is_pruned_with_the_score_it_had(monkeypatch: pytest.MonkeyPa
     assert {row["status"] for row in rows if int(row["seed"]) > 9} == {"done"}
     states = {trial.number: trial.state.name for trial in study()}
     assert [states[int(row["number"])] for row in pruned] == ["PRUNED"] * len(pruned)
-    assert time.monotonic() - started < 20 * sum(int(row["seed"]) <= 3 for row in rows)
+    assert all(float(row["time_s"]) < 20 for row in pruned if int(row["seed"]) <= 3)
     assert main([*words, "sweep.num_trials=13", "sweep.pruner=none", "sweep.resume=true"]) == 0
     assert [row["status"] for row in table(Path("s"))].count("pruned") >= len(pruned)
     assert len(calls()) == 13

@@ -15,6 +15,9 @@ Port = Annotated[int, Limits(low=1, high=65535)]
 
 Schedule = Literal["gpipe", "1f1b", "interleaved_1f1b", "interleaved_zero_bubble", "zbv"]
 
+ONE_STAGE = ("gpipe", "1f1b")
+"""Schedules of one stage a rank."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
@@ -45,10 +48,22 @@ class LaunchConfig:
     """Ranks among which the stages of the chain are divided; the other processes run copies of such pipelines."""
     schedule: Schedule = "1f1b"
     """With `pipeline`: the order of forward and backward passes."""
+    stages_per_rank: Count | None = None
+    """With `pipeline`: stages on each rank; default 2 for the interleaved schedules and zbv, else 1."""
 
     @property
     def is_pipeline(self) -> bool:
         return self.pipeline > 1
+
+    @property
+    def divides(self) -> bool:
+        """Whether no process has the whole model."""
+        return self.is_pipeline or self.fsdp
+
+    @property
+    def stages_of_place(self) -> int:
+        """`stages_per_rank`, or its default."""
+        return self.stages_per_rank or (1 if self.schedule in ONE_STAGE else 2)
 
 
 def launched_size() -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from chainft.config.launch import LaunchConfig, launched_size
+from chainft.config.launch import ONE_STAGE, LaunchConfig, launched_size
 from chainft.config.no_effect import no_effect
 from chainft.config.run import RunConfig
 from chainft.errors import Problem
@@ -99,8 +99,10 @@ def settings_belong_to_their_kind(config: RunConfig) -> Iterator[Problem]:
         value = getattr(launch, name)
         if not launch.fsdp and value != getattr(LaunchConfig, name):
             yield no_effect(f"launch.{name}", value, "nothing is sharded", "set launch.fsdp=true")
-    if not launch.is_pipeline and launch.schedule != LaunchConfig.schedule:
-        yield no_effect("launch.schedule", launch.schedule, "there is no pipeline", "set launch.pipeline as well")
+    for name in ("schedule", "stages_per_rank"):
+        value = getattr(launch, name)
+        if not launch.is_pipeline and value != getattr(LaunchConfig, name):
+            yield no_effect(f"launch.{name}", value, "there is no pipeline", "set launch.pipeline as well")
     if launch.num_machines == 1 and launch.main_process_ip is not None:
         yield no_effect("launch.main_process_ip", launch.main_process_ip, "launch.num_machines = 1")
 
@@ -129,6 +131,39 @@ def what_is_sharded_can_be(config: RunConfig) -> Iterator[Problem]:
         yield _unsharded("task.name", "joint", because, "train it without launch.fsdp: the copies share each batch")
 
 
+def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
+    launch = config.launch
+    if not launch.is_pipeline:
+        return
+    count, one = launch.stages_of_place, launch.schedule in ONE_STAGE
+    if (one and count > 1) or (launch.schedule == "zbv" and count != 2):
+        takes = "one stage" if one else "two stages"
+        message = f"launch.stages_per_rank = {count}, but the schedule {launch.schedule!r} takes {takes} a rank"
+        yield Problem("contradiction", message, key="launch.stages_per_rank", help="leave it away")
+    if launch.fsdp and not one:
+        because = "slices of stages that share a rank are not gathered apart"
+        yield _unplaced("launch.fsdp", True, because, "take launch.schedule=1f1b or gpipe, or leave launch.fsdp away")
+    if config.train.mixed_precision == "fp16":
+        yield _unplaced(
+            "train.mixed_precision", "fp16", "its loss scaling would have to agree on all stages", "use bf16"
+        )
+    if config.task.name == "joint":
+        yield _unplaced(
+            "task.name", "joint", "its heads have no stages of their own", "share the batch by num_processes"
+        )
+    if config.chain.is_linked:
+        because = "linked models hand on states of all stages before"
+        yield _unplaced("chain.stages", "linked models", because, "share the batch by launch.num_processes alone")
+    if config.cache.prefix is True:
+        because = "what is kept would have to enter in the midst of a stage"
+        yield _unplaced("cache.prefix", True, because, "leave it away: a frozen first stage gets no gradients")
+
+
+def _unplaced(key: str, value: object, because: str, help: str) -> Problem:
+    message = f"{key} = {value!r} does not go with launch.pipeline: {because}"
+    return Problem("contradiction", message, key=key, help=help)
+
+
 def _unsharded(key: str, value: object, because: str, help: str) -> Problem:
     message = f"{key} = {value!r} does not go with launch.fsdp = true: {because}"
     return Problem("contradiction", message, key=key, help=help)
@@ -141,4 +176,5 @@ LAUNCH_RULES = (
     settings_have_several_processes,
     settings_belong_to_their_kind,
     what_is_sharded_can_be,
+    what_is_placed_can_be,
 )

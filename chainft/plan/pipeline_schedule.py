@@ -215,10 +215,16 @@ class _Simulation:
         self.free = [0.0] * self.num_ranks
         self.actions: list[list[Action]] = [[] for _ in range(self.num_ranks)]
         self.starts: list[list[float]] = [[] for _ in range(self.num_ranks)]
+        self._next: list[_Choice | None] = [None] * self.num_ranks
+        """What each rank would do next."""
+        self._changed = set(range(self.num_ranks))
+        """Ranks for which this may have changed."""
 
     def go_on(self) -> bool:
         """Run the next action of any rank; False: everything has run."""
-        choices = [choice for rank in range(self.num_ranks) for choice in self._choices(rank, within_limits=True)]
+        for rank in self._changed:
+            self._next[rank] = min(self._choices(rank, within_limits=True), default=None)
+        choices = [choice for choice in self._next if choice is not None]
         # Limits alone can bring all ranks to a halt, since what they wait for may need another micro-batch first.
         choices = choices or [
             choice for rank in range(self.num_ranks) for choice in self._choices(rank, within_limits=False)
@@ -230,6 +236,7 @@ class _Simulation:
         self.actions[rank].append(action)
         self.free[rank] = start + self.costs[action.stage].of(action.kind)
         self.ends[action.kind][action.stage].append(self.free[rank])
+        self._changed = {rank, *self.ranks[max(action.stage - 1, 0) : action.stage + 2]}
         return True
 
     def _choices(self, rank: int, *, within_limits: bool) -> Iterator[_Choice]:

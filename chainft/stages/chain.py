@@ -8,7 +8,7 @@ the unsplit model computes; `chainft check chain` proves that the stages one by 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -56,6 +56,8 @@ class Chain:
     """Ids of the parameters that are frozen at first, with the share of the training after which they are trained."""
     imported: Mapping[str, str] = field(default_factory=dict)
     """Stage -> digest of the weights that it took from an earlier run."""
+    is_cut: bool = False
+    """Whether this process has some of the stages alone, of which none may be trained."""
     partly: set[int] = field(default_factory=set)
     """Ids of the parameters of which only the rows that can change are trained, as parameters of their own."""
 
@@ -72,6 +74,14 @@ class Chain:
 
     def conduct(self) -> Conduct:
         return Conduct(self.parts, self.later)
+
+    def follow(self, model: PreTrainedModel) -> None:
+        """Hold the parameters that the model has now: it was sharded, or lost the stages of other processes."""
+        named = dict(model.named_parameters(remove_duplicate=False))
+        self.parts = [
+            replace(part, parameters={name: named[name] for name in part.parameters if name in named})
+            for part in self.parts
+        ]
 
     def set_recomputation(self) -> None:
         """Recompute activations in the stages that say so, and in no stage that says no; others stay as they are."""

@@ -33,7 +33,7 @@ class RandomState:
     @classmethod
     def unpacked(cls, packed: Tensor, device: torch.device) -> RandomState:
         """What `packed` gave on the like device of another process."""
-        size, packed = torch.get_rng_state().numel(), packed.cpu()
+        size = torch.get_rng_state().numel()
         return cls(packed[:size], device, packed[size:] if device.type == "cuda" else None)
 
     def equals(self, other: RandomState) -> bool:

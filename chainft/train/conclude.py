@@ -39,7 +39,7 @@ def conclude(config: RunConfig, prepared: Prepared, fit: Fit, *, folder: RunFold
     best = fit.checkpoints.best() or fit.checkpoints.latest()
     if best is not None:
         fit.learner.load(best.load("model"))
-    if fit.learner.sharding is None:
+    if fit.learner.division is None:
         prepared.chain.merge()
     shown: Split = "test" if "test" in prepared.stores else "validation"
     worst = {split: WorstMistakes(config.report.max_mistakes if split == shown else 0) for split in SPLITS}
@@ -53,15 +53,15 @@ def conclude(config: RunConfig, prepared: Prepared, fit: Fit, *, folder: RunFold
         found = score_and_write(engine("test"), prepared, "test", path=path, worst=worst["test"])
         scores["test"] = scores_to_json(found)
     results = _results(config, fit, best, scores) | {"run": folder.path.name, "tuned": tuned}
-    if fit.learner.sharding is not None:
-        fit.learner.sharding.dissolve()
+    if fit.learner.division is not None:
+        fit.learner.division.dissolve()
     if not world.is_main:
         return results
     if config.evaluation.baselines and shown in prepared.stores:
         examples = prepared.splits.examples
         results["baselines"] = score_baselines(prepared.task, examples["train"], examples[shown])
-    if fit.learner.sharding is not None:
-        prepared.chain.merge()  # Slices cannot be merged: the scores are those before, up to rounding.
+    if fit.learner.division is not None:
+        prepared.chain.merge()  # Parts of a model cannot be merged: the scores are those before, up to rounding.
     write_artefacts(
         folder, engine(shown), prepared.chain, results, worst[shown].sorted(), report=config.report.enabled
     )

@@ -104,17 +104,18 @@ class Fit:
         fault_point("save", step=self.state.step)
         self._check_copies()
         learner = self.learner
-        if learner.sharding is not None:
-            learner.sharding.rest()
-        tensors, groups = pack_optimizer(learner.plain_optimizer, learner.plain_model, learner.tables)
-        parts: dict[str, Mapping[str, Tensor]] = {"model": learner.plain_model.state_dict(), "optimizer": tensors}
-        if learner.sharding is not None:
-            parts = {name: learner.sharding.whole(part) for name, part in parts.items()}
-        halved = learner.max_rows < configured_rows(learner.config)
+        model: Mapping[str, Tensor]
+        if learner.division is not None:
+            model = learner.division.state()
+            tensors, groups = learner.division.optimizer_state(learner.plain_optimizer)
+        else:
+            model = learner.plain_model.state_dict()
+            tensors, groups = pack_optimizer(learner.plain_optimizer, learner.plain_model, learner.tables)
+        halved = learner.max_rows < configured_rows(learner.config, learner.world.num_copies)
         state = asdict(replace(self.state, max_rows=learner.max_rows if halved else None))
         self.checkpoints.save(
             self.state.step,
-            tensors=parts,
+            tensors={"model": model, "optimizer": tensors},
             state={"fit": state, "optimizer": groups, "scaler": self._scaler_state()},
             facts={**self.facts, "step": self.state.step, "epoch": self._epoch()},
         )
@@ -122,13 +123,12 @@ class Fit:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put weights, optimizer and counters back as `checkpoint` holds them."""
         self.learner.load(checkpoint.load("model"))
-        restore_optimizer(
-            self.learner.plain_optimizer,
-            self.learner.plain_model,
-            checkpoint.load("optimizer"),
-            checkpoint.state["optimizer"],
-            self.learner.tables,
-        )
+        tensors, json = checkpoint.load("optimizer"), checkpoint.state["optimizer"]
+        learner = self.learner
+        if learner.division is not None:
+            learner.division.restore_optimizer(learner.plain_optimizer, tensors, json)
+        else:
+            restore_optimizer(learner.plain_optimizer, learner.plain_model, tensors, json, learner.tables)
         self.state = FitState(**checkpoint.state["fit"])
         waited = self.state.evaluations_without_improvement
         self.state = replace(self.state, stopped_early=self._is_out_of_patience(waited))
@@ -142,7 +142,7 @@ class Fit:
         """What is trained on several processes stays the same on all, bit by bit, or nothing is saved."""
         learner = self.learner
         if learner.sharding is not None:
-            return  # No copy has what another one has.
+            return  # No process has what another one has.
         if unlike := learner.world.differing(list(learner.plain_model.state_dict().items())):
             raise DistributedError(
                 f"{unlike[0]}{f' and {len(unlike) - 1} others' if unlike[1:] else ''} differ between the processes at "

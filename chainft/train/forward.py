@@ -81,8 +81,8 @@ def find_packing(model: PreTrainedModel, config: RunConfig, chain: Chain) -> Pac
     recomputed = config.train.gradient_checkpointing or any(part.config.gradient_checkpointing for part in chain.parts)
     because = None
     found = None
-    if config.launch.fsdp:
-        because = "parameters of a sharded model are gathered by its own forward pass"
+    if config.launch.divides:
+        because = "a model that is sharded or cut into stages runs by its own forward pass"
     elif recomputed:
         because = "activations are recomputed, which needs the batch as the blocks had it"
     elif isinstance(model, LinkedModel):

@@ -27,8 +27,10 @@ from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
 from chainft.train.forward import Forward
+from chainft.train.placing import Placed
 from chainft.train.schedule import lr_factor
-from chainft.train.sharding import Sharding, as_number
+from chainft.train.sharding import Sharding
+from chainft.train.slices import as_number
 from chainft.train.word_table import WordTable
 from chainft.world import World
 
@@ -111,11 +113,13 @@ class Learner:
         tables: Sequence[WordTable] = (),
         forward: Forward | None = None,
         world: World | None = None,
-        sharding: Sharding | None = None,
+        division: Sharding | Placed | None = None,
     ) -> None:
         self.config = config
-        self.sharding = sharding
-        """Where the model is sharded over the copies; then these go through it in step."""
+        self.division = division
+        """How the model is divided among processes, which then go through it in step; None: each has all of it."""
+        self.placed = division if isinstance(division, Placed) else None
+        self.sharding = self.placed.sharding if self.placed else division if isinstance(division, Sharding) else None
         self.world = world or World()
         """The processes that share the rows of each batch."""
         self.tables = tables
@@ -127,7 +131,7 @@ class Learner:
         self.accelerator = accelerator
         self.course = Course.of(config, len(store.first_of) - 1)
         self._order_of = order or partial(epoch_order, self.course.num_examples)
-        self.max_rows = configured_rows(config)
+        self.max_rows = configured_rows(config, self.world.num_copies)
         """Most rows in one forward pass; halved when memory runs out, and kept in the checkpoint."""
         self.plain_optimizer = optimizer
         for group in optimizer.param_groups:
@@ -142,8 +146,8 @@ class Learner:
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Give the model the weights of a checkpoint."""
-        if self.sharding is not None:
-            self.sharding.load(state)
+        if self.division is not None:
+            self.division.load(state)
         else:
             self.plain_model.load_state_dict(state)
 
@@ -223,7 +227,7 @@ class Learner:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.sharding is not None:
+                if self.division is not None:
                     raise self._out_of_step(step) from error
                 # Leave the handler first: its traceback holds the tensors that filled the memory.
             if not self.world.most(not done):
@@ -264,6 +268,9 @@ class Learner:
         self.model.train()
         if self.conduct is not None:
             self.conduct.begin(step, self.course.total_steps)
+        if self.placed is not None:
+            fault_point("forward", step=step + 1)
+            return self._through_pipeline(self.placed, step, batches, num_targets)
         total = torch.zeros((), dtype=torch.float64, device=_float64_device(self.accelerator.device))
         for number, batch in enumerate(self._in_step(step, batches)):
             seed_step(self.config.seed, step, number, device=self.accelerator.device, copy=self.world.copy)
@@ -280,6 +287,19 @@ class Learner:
             self.accelerator.backward(loss if self.sharding is None else loss * self.sharding.loss_scale)
             total += loss.detach().to(total.device, torch.float64)
         return float(total), sum(int(batch.lengths.sum()) for batch in batches)
+
+    def _through_pipeline(
+        self, placed: Placed, step: int, batches: list[Batch], num_targets: float
+    ) -> tuple[float, int]:
+        """The same by all places of a pipeline, of which each has the loss of the whole."""
+
+        def seed(number: int) -> None:
+            seed_step(self.config.seed, step, number, device=self.accelerator.device, copy=self.world.copy)
+
+        loss = placed.gradient(batches, max(num_targets, 1e-12), seed=seed) if batches else 0.0
+        if fault_point("loss", step=step + 1):
+            loss = math.nan
+        return loss, sum(int(batch.lengths.sum()) for batch in batches)
 
     def _in_step(self, step: int, batches: list[Batch]) -> list[Batch]:
         """The micro-batches; of a sharded model as many as the copy with the most has, the added ones without weight."""
@@ -303,6 +323,8 @@ class Learner:
     def _clip(self, trained: Sequence[torch.Tensor]) -> float:
         parameters = [one for one in trained if one.grad is not None]
         limit = self.config.train.max_grad_norm
+        if self.placed is not None:
+            return self.placed.clip(parameters, limit)
         return as_number(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 
     def _set_lr(self, step: int) -> float:
@@ -314,7 +336,7 @@ class Learner:
     def _out_of_step(self, step: int) -> MemoryError_:
         """The other copies are in the midst of exchanges with this one: it can't try again."""
         return MemoryError_(
-            f"out of memory at step {step + 1}, and a sharded model cannot try a smaller micro-batch by itself",
+            f"out of memory at step {step + 1}, and a model that is divided cannot try a smaller micro-batch by itself",
             slug="out-of-memory",
             key="train.micro_batch_size",
             help=f"go on with a train.micro_batch_size below {self.max_rows}, or with more processes",
@@ -340,8 +362,15 @@ class Learner:
         )
 
 
-def configured_rows(config: RunConfig) -> int:
-    """Most rows in one forward pass while memory suffices."""
+MICRO_BATCHES_A_PLACE = 4
+"""Of a pipeline: so many keep a place idle for less than a fifth of the time (Huang et al. 2019, arXiv:1811.06965, 2.3)."""
+
+
+def configured_rows(config: RunConfig, num_copies: int = 1) -> int:
+    """Most rows in one forward pass while memory suffices; of a pipeline, few enough that all places work at once."""
+    if config.train.micro_batch_size is None and config.launch.is_pipeline:
+        a_copy = config.train.batch_size / num_copies
+        return max(1, math.ceil(a_copy / (MICRO_BATCHES_A_PLACE * config.launch.pipeline)))
     return config.train.micro_batch_size or config.train.batch_size
 
 

@@ -73,6 +73,8 @@ def build_optimizer(
     Raises ConfigError for an unknown name or option, a value out of range, or a model that it cannot train.
     """
     groups = parameter_groups(model, config, chain, stand_ins or {})
+    if not groups and chain is not None and chain.is_cut:
+        groups = [{"params": [nn.Parameter(torch.zeros(0))], "weight_decay": 0.0}]  # Torch takes none without.
     if not groups:
         raise ConfigError("no parameter of the model is trainable", slug="nothing-to-train", key="model")
     return _construct(groups, config)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from chainft.errors import CheckpointError
-from chainft.train.sharding import placed
+from chainft.train.slices import placed
 from chainft.train.word_table import WordTable
 
-_SEPARATOR = "::"
+SEPARATOR = "::"
+"""Between the name of a parameter and that of an entry of its state."""
 _ROWS = "rows"
 """Entry with the numbers of the rows of a word table."""
 
@@ -36,11 +37,11 @@ def pack_optimizer(
     for name, parameter in _named(optimizer, model, weights):
         table = weights.get(id(parameter))
         if table is not None:
-            tensors[f"{name}{_SEPARATOR}{_ROWS}"] = table.active
+            tensors[f"{name}{SEPARATOR}{_ROWS}"] = table.active
         for entry, value in optimizer.state.get(table.rows if table else parameter, {}).items():
             shapes[name] = list(parameter.shape)
             if isinstance(value, Tensor):
-                tensors[f"{name}{_SEPARATOR}{entry}"] = value
+                tensors[f"{name}{SEPARATOR}{entry}"] = value
             else:
                 scalars.setdefault(name, {})[entry] = value
     return tensors, {"optimizer": type(optimizer).__name__, "shapes": shapes, "scalars": scalars}
@@ -65,11 +66,11 @@ def restore_optimizer(
     }
     counters_on_device = _with_counters_on_device(optimizer)
     for full_name, saved in tensors.items():
-        name, _, entry = full_name.rpartition(_SEPARATOR)
+        name, _, entry = full_name.rpartition(SEPARATOR)
         if entry == _ROWS:
             continue
         parameter = trained[name]
-        value = _rows_of(saved, tensors.get(f"{name}{_SEPARATOR}{_ROWS}"), known[name], weights.get(id(known[name])))
+        value = _rows_of(saved, tensors.get(f"{name}{SEPARATOR}{_ROWS}"), known[name], weights.get(id(known[name])))
         is_counter = entry == "step" and value.ndim == 0 and id(parameter) not in counters_on_device
         device = torch.device("cpu") if is_counter else parameter.device
         fresh[parameter][entry] = placed(value.detach().to(device, copy=True), parameter)
@@ -116,7 +117,9 @@ def _named(
 def _trained(optimizer: torch.optim.Optimizer, weights: Mapping[int, WordTable]) -> set[int]:
     """Ids of the model's parameters that the optimizer trains, word tables by their weight."""
     weight_of = {id(table.rows): weight for weight, table in weights.items()}
-    return {weight_of.get(id(one), id(one)) for group in optimizer.param_groups for one in group["params"]}
+    # An optimizer of stages that are all frozen has an empty parameter of its own, since torch takes none without.
+    trained = (one for group in optimizer.param_groups for one in group["params"] if one.numel())
+    return {weight_of.get(id(one), id(one)) for one in trained}
 
 
 def _all_names(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,13 +43,15 @@ class Pipeline:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         splits_backward: bool = True,
+        timeout: timedelta | None = None,
     ) -> None:
         """All processes make theirs together, those of other pipelines (data parallelism) too, and after everything that
         replaces parameters, such as FSDP2.
 
-        `stages`: those that `placement(schedule, ...)` gives this rank, in order. `splits_backward`: whether a schedule
-        that cuts the backward pass in two may do so; False: its first part is the whole, as FSDP2 needs it.
-        Raises ValueError for a number of stages that the schedule does not take.
+        `group` and the default group have gloo for what is on the CPU, and for `device` what fits it. `stages`: those
+        that `placement(schedule, ...)` gives this rank, in order. `splits_backward`: whether a schedule that cuts the
+        backward pass in two may do so; False: its first part is the whole, as FSDP2 needs it. `timeout`: how long a
+        message is waited for. Raises ValueError for a number of stages that the schedule does not take.
         """
         self.task = task
         self.schedule = schedule
@@ -61,8 +64,8 @@ class Pipeline:
         mine = [number for number, rank in enumerate(self.ranks) if rank == group.rank()]
         self.stages: Mapping[int, Stage] = dict(zip(mine, stages, strict=True))
         self._splits = {number: splits_backward and not _recomputes(stage) for number, stage in self.stages.items()}
-        self.holdings = Holdings(stages, group, device)
-        self.links: Mapping[int, Link] = self._link()
+        self.holdings = Holdings(stages, group, device, timeout=timeout)
+        self.links: Mapping[int, Link] = self._link(timeout)
         """By the number of the lower stage."""
         self._share = Sharing(group, self.ranks[-1], device)
         self._agreed: list[int] = []
@@ -74,11 +77,13 @@ class Pipeline:
     def gradient(self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None]) -> Tensor:
         """Add the gradients of all micro-batches to the parameters'; returns the loss a target, float64, on every rank.
 
-        `num_targets`: of all batches together, not 0. `seed(micro_batch)` seeds torch; the random numbers that a stage
+        `num_targets`: what the sum of losses is divided by, not 0. `seed(micro_batch)` seeds torch; the random numbers that a stage
         draws after it follow those of the stages below, as in a single process. The caller puts the model into training
         mode before and calls `sum_ties` after. After an error the ranks are out of step, and the pipeline is of no use
         any more.
         """
+        if not batches:
+            return torch.zeros((), dtype=torch.float64, device=self.device)
         self._agree()
         step = Step(self, [batch.to(self.device) for batch in batches], num_targets, seed)
         schedule = make_schedule(self.schedule, self.group.size(), self.stages_per_rank, len(batches))
@@ -118,12 +123,15 @@ class Pipeline:
         return self.holdings.owned
 
     def grad_norm_sq(self) -> Tensor:
-        """Sum of squares of all gradients of the pipeline, each parameter once, float64, on every rank."""
+        """Sum of squares of all gradients of the pipeline, each parameter once, float64, on every rank.
+
+        Gradients that FSDP2 sharded count whole; all processes that hold a part call this together.
+        """
         total = self.holdings.grad_norm_sq()
         dist.all_reduce(total, group=self.group)
         return total
 
-    def _link(self) -> dict[int, Link]:
+    def _link(self, timeout: timedelta | None) -> dict[int, Link]:
         """The edges of this rank's stages; the ranks make them in one order, since each waits for the other."""
         pairs = {
             lower: (
@@ -133,7 +141,8 @@ class Pipeline:
             for lower in range(self.num_stages - 1)
         }
         far = {lower: pair for lower, pair in pairs.items() if dist.get_rank() in pair and len({*pair}) == 2}
-        groups = new_groups({(*far[lower], lower, way): far[lower] for lower in far for way in ("up", "down")})
+        wanted = {(*far[lower], lower, way): far[lower] for lower in far for way in ("up", "down")}
+        groups = new_groups(wanted, timeout=timeout)
         links: dict[int, Link] = {lower: Near() for lower, pair in pairs.items() if {*pair} == {dist.get_rank()}}
         for lower, pair in far.items():
             links[lower] = Far(pair, (groups[*pair, lower, "up"], groups[*pair, lower, "down"]), self.device)
@@ -141,7 +150,7 @@ class Pipeline:
 
     def _agree(self) -> None:
         """Learn whether any rank froze something or changed a mode since the last step: then messages get new forms."""
-        found = torch.zeros(self.num_stages, dtype=torch.int64, device=self.device)
+        found = torch.zeros(self.num_stages, dtype=torch.int64)
         for number, stage in self.stages.items():
             flags = [parameter.requires_grad for parameter in stage.model.parameters()]
             found[number] = zlib.crc32(bytes(flags + [module.training for module in stage.model.modules()]))

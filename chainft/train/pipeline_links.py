@@ -186,7 +186,7 @@ class Far:
 
 
 class _Channel:
-    """Tensors from one rank to another."""
+    """Tensors from one rank to another. What is on the CPU goes through gloo, so that no GPU waits for it."""
 
     def __init__(self, source: int, target: int, group: dist.ProcessGroup, device: torch.device) -> None:
         self._source = source
@@ -197,7 +197,7 @@ class _Channel:
         self._coming: list[tuple[dist.Work, Tensor]] = []
         # NCCL connects at the first message and blocks until the other rank does: not in the middle of a schedule.
         if dist.get_rank() == source:
-            self.send(torch.zeros(1))
+            self.send(torch.zeros(1, device=device))
             self.flush()
         else:
             self.begin([Form((1,), torch.float32, has_gradient=False)])
@@ -210,12 +210,13 @@ class _Channel:
     def send(self, tensor: Tensor) -> None:
         while self._sent and self._sent[0][0].is_completed():
             self._sent.popleft()
-        sent = tensor.detach().to(self._device).contiguous()
+        sent = tensor.detach().contiguous()
         self._sent.append((_work(dist.isend(sent, self._target, group=self._group)), sent))
 
     def begin(self, forms: Sequence[Form]) -> None:
         for form in forms:
-            tensor = torch.empty(form.shape, dtype=form.dtype, device=self._device)
+            device = self._device if form.dtype.is_floating_point else torch.device("cpu")
+            tensor = torch.empty(form.shape, dtype=form.dtype, device=device)
             self._coming.append((_work(dist.irecv(tensor, self._source, group=self._group)), tensor))
 
     def end(self) -> list[Tensor]:

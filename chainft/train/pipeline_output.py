@@ -36,7 +36,7 @@ class Sharing:
         tensors: list[Tensor] = []
         if key not in self._frames:
             holder = [_frame(output, tensors) if self._is_source else None]
-            dist.broadcast_object_list(holder, self._source, group=self._group, device=self._device)
+            dist.broadcast_object_list(holder, self._source, group=self._group, device=torch.device("cpu"))
             self._frames[key] = holder[0]
         elif self._is_source and _frame(output, tensors) != self._frames[key]:
             raise RuntimeError("the output has another form than the other ranks expect")

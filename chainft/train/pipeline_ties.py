@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement
 
 from chainft.stages.own import canonical_names
 from chainft.stages.partial import Stage
@@ -17,7 +19,14 @@ from chainft.train.process_groups import new_groups
 class Holdings:
     """The parameters of this rank, and who else of the pipeline has a copy of them."""
 
-    def __init__(self, stages: Sequence[Stage], group: dist.ProcessGroup, device: torch.device) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        group: dist.ProcessGroup,
+        device: torch.device,
+        *,
+        timeout: timedelta | None = None,
+    ) -> None:
         """All processes make theirs together, those of other pipelines too."""
         self.parameters: Mapping[str, nn.Parameter] = _parameters(stages)
         """First name in the whole model -> parameter."""
@@ -33,7 +42,7 @@ class Holdings:
         """First names of all parameters that the ranks of the pipeline hold."""
         self.owned = tuple(name for name in self.parameters if holders[name][0] == group.rank())
         """Of each parameter the lowest rank that holds it is the owner."""
-        self._ties = _ties(holders, group)
+        self._ties = _ties(holders, group, timeout)
 
     def sum_ties(self) -> None:
         """Give every copy of a parameter the sum of the gradients of all copies.
@@ -44,7 +53,7 @@ class Holdings:
             parameters = [self.parameters[name] for name in names if self.parameters[name].requires_grad]
             if not parameters:
                 continue
-            there = torch.tensor([one.grad is not None for one in parameters], dtype=torch.int64, device=self._device)
+            there = torch.tensor([one.grad is not None for one in parameters], dtype=torch.int64)
             dist.all_reduce(there, group=group)
             for parameter, count in zip(parameters, there.tolist(), strict=True):
                 if count:
@@ -53,14 +62,25 @@ class Holdings:
                     dist.all_reduce(_local(parameter.grad), group=group)
 
     def grad_norm_sq(self) -> Tensor:
-        """Sum of squares of the gradients of this rank's owned parameters, as float64: each counts once in a pipeline.
+        """Sum of squares of the gradients of this rank's owned parameters, float64: each counts once in a pipeline.
 
-        Of sharded parameters (FSDP2), of the shards of this process. Sum it over ranks that hold different parts.
+        Of a sharded gradient (FSDP2) all shards count; then those who hold the others call this too.
         """
-        gradients = [self.parameters[name].grad for name in self.owned]
-        norms = [torch.linalg.vector_norm(_local(one), dtype=torch.float32) for one in gradients if one is not None]
+        sums: dict[tuple[DeviceMesh, tuple[Placement, ...]] | None, list[Tensor]] = {}
+        for name in self.owned:
+            gradient = self.parameters[name].grad
+            if gradient is not None:
+                key = (gradient.device_mesh, gradient.placements) if isinstance(gradient, DTensor) else None
+                norm = torch.linalg.vector_norm(_local(gradient), dtype=torch.float32)
+                sums.setdefault(key, []).append(norm.double().square())
         total = torch.zeros((), dtype=torch.float64, device=self._device)
-        return total + torch.stack(norms).double().square().sum() if norms else total
+        for key, squares in sums.items():
+            part = torch.stack(squares).sum()
+            for dimension, placement in enumerate(key[1] if key else ()):
+                if key and placement.is_shard():
+                    dist.all_reduce(part, group=key[0].get_group(dimension))
+            total += part
+        return total
 
 
 def _parameters(stages: Sequence[Stage]) -> dict[str, nn.Parameter]:
@@ -74,14 +94,16 @@ def _parameters(stages: Sequence[Stage]) -> dict[str, nn.Parameter]:
     return found
 
 
-def _ties(holders: Mapping[str, Sequence[int]], group: dist.ProcessGroup) -> list[tuple[dist.ProcessGroup, list[str]]]:
+def _ties(
+    holders: Mapping[str, Sequence[int]], group: dist.ProcessGroup, timeout: timedelta | None
+) -> list[tuple[dist.ProcessGroup, list[str]]]:
     """Parameters of which this rank and others have copies, with a process group of these ranks."""
     by_ranks: dict[tuple[int, ...], list[str]] = {}
     for name in sorted(holders):
         if len(holders[name]) > 1:
             by_ranks.setdefault(tuple(holders[name]), []).append(name)
     by_ranks = {tuple(dist.get_global_rank(group, one) for one in ranks): names for ranks, names in by_ranks.items()}
-    groups = new_groups({ranks: ranks for ranks in by_ranks if dist.get_rank() in ranks})
+    groups = new_groups({ranks: ranks for ranks in by_ranks if dist.get_rank() in ranks}, timeout=timeout)
     return [(groups[ranks], by_ranks[ranks]) for ranks in sorted(groups)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
@@ -20,6 +20,7 @@ from chainft.config.compose import Composed
 from chainft.config.document import to_yaml
 from chainft.config.launch import launched_size
 from chainft.config.run import RunConfig
+from chainft.data.batching import Batch
 from chainft.data.example import Split
 from chainft.errors import ChainftError, CheckpointError
 from chainft.infer.engine import Engine, score
@@ -31,8 +32,10 @@ from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
+from chainft.stages.spans import Span
 from chainft.train.checkpoint import Checkpoint
 from chainft.train.conclude import conclude
+from chainft.train.cuts import MEASURED_ROWS
 from chainft.train.environment import environment_facts
 from chainft.train.evaluations import Evaluations
 from chainft.train.finish import scores_to_json
@@ -41,6 +44,7 @@ from chainft.train.forward import Forward, find_packing
 from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
 from chainft.train.optimizer import build_optimizer
+from chainft.train.placing import Placed, pipeline_spans
 from chainft.train.plan import make_plan
 from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
@@ -118,7 +122,7 @@ class Session:
         self.folder = folder
         self.stop = stop
         self.prefix = PrefixCache()
-        self.sharding: Sharding | None = None
+        self.division: Sharding | Placed | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
         """Tokens that evaluations read, where their batches run without padding."""
@@ -185,11 +189,7 @@ class Session:
             self._check_data(found, prepared)
         other_data = self.config.allow_data_change or (found is not None and found.facts.get("other_data", False))
         tables = [] if other_data else self._word_tables(prepared, accelerator)
-        if self.config.launch.fsdp:
-            if found:
-                model.load_state_dict(found.load("model"))
-            self._open_prefix(prepared, accelerator, found)
-            self.sharding = Sharding(model, prepared.chain, self.world, self.config.launch)
+        self._divide(prepared, accelerator, found)
         learner = Learner(
             model,
             prepared.task,
@@ -202,7 +202,7 @@ class Session:
             tables=tables,
             forward=self._forward(prepared),
             world=self.world,
-            sharding=self.sharding,
+            division=self.division,
         )
         start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
         fit = Fit(
@@ -229,7 +229,7 @@ class Session:
         if found:
             fit.restore(found)
             logger.info("going on from %s", found.path.name)
-        if self.sharding is None:
+        if self.division is None:
             self._open_prefix(prepared, accelerator, found)
         learner.forward.lender = self.prefix.lenders.get("train")
         fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
@@ -237,9 +237,38 @@ class Session:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
 
+    def _divide(self, prepared: Prepared, accelerator: Accelerator, found: Checkpoint | None) -> None:
+        """Cut the model into stages and shard it, as configured, when it has the weights with which it goes on."""
+        launch, model = self.config.launch, prepared.loaded.model
+        if not launch.divides:
+            return
+        if found:
+            model.load_state_dict(found.load("model"))
+        if not launch.is_pipeline:
+            self._open_prefix(prepared, accelerator, found)
+            self.division = Sharding(model, prepared.chain, self.world, launch)
+            return
+        store = prepared.stores["train"]
+        rows = list(range(min(MEASURED_ROWS, len(store))))
+        batch = prepared.task.collate([store[row] for row in rows], rows)
+        spans = self.world.share(
+            [asdict(one) for one in pipeline_spans(launch, model, prepared.chain, prepared.task, batch)]
+            if self.world.is_main
+            else None
+        )
+        self.division = Placed(
+            model,
+            prepared.chain,
+            prepared.task,
+            [Span(**one) for one in spans],
+            world=self.world,
+            launch=launch,
+            autocast=accelerator.autocast,
+        )
+
     def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:
         """None where training saw other words before: rows of these have state, and change."""
-        if accelerator.scaler is not None or self.config.launch.fsdp:
+        if accelerator.scaler is not None or self.config.launch.divides:
             return []
         store, pad = prepared.stores["train"], np.array([prepared.task.pad_token_id])
         return word_tables(
@@ -295,10 +324,11 @@ class Session:
         return Forward(model, task, packing, find_reads(packing, task, store))
 
     def _engine(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Engine:
-        forward = None
+        forward: Callable[[Batch], Any] | None = None
         if prepared.task.evaluates_by_forward:
-            forward = Forward(prepared.loaded.model, prepared.task, self.packing, self.answers)
-            forward.lender = self.prefix.lenders.get(split)
+            whole = Forward(prepared.loaded.model, prepared.task, self.packing, self.answers)
+            whole.lender = self.prefix.lenders.get(split)
+            forward = self.division.infer if isinstance(self.division, Placed) else whole
         return Engine(
             prepared.loaded.model,
             prepared.task,
@@ -307,8 +337,8 @@ class Session:
             poll=self.stop.check,
             forward=forward,
             world=self.world,
-            in_step=self.sharding is not None and prepared.task.evaluates_by_forward,
-            gathered=self.sharding.gathered if self.sharding and not prepared.task.evaluates_by_forward else None,
+            in_step=self.config.launch.fsdp and prepared.task.evaluates_by_forward,
+            gathered=None if prepared.task.evaluates_by_forward or self.division is None else self.division.gathered,
             agree=self.stop.agree,
         )
 

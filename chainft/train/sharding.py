@@ -9,28 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from chainft.config.launch import LaunchConfig
 from chainft.errors import ConfigError, ModelError
 from chainft.stages.chain import Chain
 from chainft.stages.links_parts import blocks_of
+from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
+from chainft.train.slices import placed
 from chainft.world import World
 
 
 class Sharding:
     """A model that is sharded. Made before the optimizer, which then has the slices."""
 
-    def __init__(self, model: PreTrainedModel, chain: Chain, world: World, launch: LaunchConfig) -> None:
-        """Raises ConfigError for offload where there is no GPU."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chain: Chain,
+        world: World,
+        launch: LaunchConfig,
+        *,
+        stage: nn.Module | None = None,
+    ) -> None:
+        """`stage`: what is called instead of the model, of which it is a part. Raises ConfigError for offload where
+        there is no GPU."""
         device = model.device.type
         if launch.cpu_offload and device == "cpu":
             raise ConfigError(
@@ -46,8 +56,10 @@ class Sharding:
         policy: OffloadPolicy = CPUOffloadPolicy() if launch.cpu_offload else OffloadPolicy()
         for units in _units(model):
             fully_shard(units, mesh=mesh, reshard_after_forward=launch.reshard_after_forward, offload_policy=policy)
-        fully_shard(model, mesh=mesh, reshard_after_forward=False, offload_policy=policy)
-        _renew(chain, model)
+        root = model if stage is None else stage
+        fully_shard(root, mesh=mesh, reshard_after_forward=False, offload_policy=policy)
+        self._root: Any = root
+        chain.follow(model)
 
     @property
     def loss_scale(self) -> int:
@@ -71,6 +83,23 @@ class Sharding:
                 found[name] = kept[id(tensor)]
         return found
 
+    def state(self) -> dict[str, Tensor]:
+        """The whole model's state on the main process; none elsewhere. All processes must call it."""
+        self.rest()
+        return self.whole(self.model.state_dict())
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The whole optimizer's state, as `pack_optimizer` gives it, on the main process."""
+        self.rest()
+        tensors, json = pack_optimizer(optimizer, self.model)
+        return self.whole(tensors), json
+
+    def restore_optimizer(
+        self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], json: Mapping[str, Any]
+    ) -> None:
+        """Give the optimizer its slices of a whole state. Raises CheckpointError where it does not fit."""
+        restore_optimizer(optimizer, self.model, tensors, json)
+
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Give the model whole tensors, of which each process takes its slices."""
         self.rest()
@@ -82,7 +111,6 @@ class Sharding:
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Within the context every process has all parameters, and may call the model as often as it likes."""
-        root: Any = self.model
         for module in self._sharded():
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
@@ -91,7 +119,7 @@ class Sharding:
         finally:
             self.rest()
             for module in self._sharded():
-                module.set_reshard_after_forward(self._reshards and module is not root, recurse=False)
+                module.set_reshard_after_forward(self._reshards and module is not self._root, recurse=False)
 
     def dissolve(self) -> None:
         """Give the main process a plain model again, for writing it; the model of the others is of no use any more."""
@@ -106,22 +134,9 @@ class Sharding:
             self.model.get_submodule(path)._parameters[leaf] = plain
 
     def _sharded(self) -> Iterator[FSDPModule]:
-        for module in self.model.modules():
+        for module in self._root.modules():
             if isinstance(module, FSDPModule):
                 yield module
-
-
-def placed(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor as the slice that `like` is, where that is one."""
-    if not isinstance(like, DTensor) or isinstance(value, DTensor) or value.shape != like.shape:
-        return value
-    moved = value.to(like.device, like.dtype)
-    return distribute_tensor(moved, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def as_number(value: Any) -> float:
-    """A norm, which of slices is a sum that was not exchanged yet."""
-    return float(value.full_tensor() if isinstance(value, DTensor) else value)
 
 
 def _mesh(world: World, device: str) -> DeviceMesh:
@@ -137,6 +152,7 @@ def _units(model: PreTrainedModel) -> Iterator[list[nn.Module]]:
         return  # A model whose blocks cannot be told apart is one unit.
     owners: dict[int, set[int]] = {}
     modules = list(dict.fromkeys(blocks.module(number) for number in range(blocks.num_blocks)))
+    modules = [module for module in modules if next(module.parameters(), None) is not None]  # Others' are empty.
     place = {id(parameter): -1 for parameter in _shell_parameters(model, modules)}
     for number, module in enumerate(modules):
         for parameter in module.parameters():
@@ -154,9 +170,3 @@ def _shell_parameters(model: nn.Module, blocks: list[nn.Module]) -> Iterator[nn.
     for module in model.modules():
         if id(module) not in inside:
             yield from module.parameters(recurse=False)
-
-
-def _renew(chain: Chain, model: nn.Module) -> None:
-    """The stages hold the parameters that the model had before it was sharded: give them those that it has now."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    chain.parts = [replace(part, parameters={name: named[name] for name in part.parameters}) for part in chain.parts]

@@ -13,6 +13,9 @@ import torch
 import torch.distributed as dist
 import transformers
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -194,8 +197,12 @@ def piped(
     splits_backward: bool = True,
     steps: int = 3,
     size: int | None = None,
+    sharded: bool = False,
 ) -> Outcome:
-    """Training by one rank of a pipeline of all ranks, or of `size` of them, with more pipelines beside it."""
+    """Training by one rank of a pipeline of all ranks, or of `size` of them, with more pipelines beside it.
+
+    `sharded`: these hold the blocks of each place together (FSDP2).
+    """
     size = size or dist.get_world_size()
     groups = [dist.new_group(list(range(first, first + size))) for first in range(0, dist.get_world_size(), size)]
     group, rank = groups[rank // size], rank % size
@@ -206,6 +213,11 @@ def piped(
     ranks = placement(schedule, size, stages_per_rank)
     mine = [number for number, one in enumerate(ranks) if one == rank]
     stages = own_stages(model, spans, mine)
+    if sharded:
+        shape = (dist.get_world_size() // size, size)
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copy", "place"))["copy"]
+        for block in (block for stage in stages for block in stage.span.blocks):
+            fully_shard(Gates(model).blocks.module(block), mesh=mesh)
     optimizer = optimizer_of(list(model.parameters()))
     pipeline = Pipeline(
         stages,
@@ -227,16 +239,20 @@ def piped(
         losses.append(float(loss))
         norms.append(float(pipeline.grad_norm_sq().sqrt()))
         if step == 0:
-            gradients = {
-                canonical[n]: p.grad.numpy().copy() for n, p in model.named_parameters() if p.grad is not None
-            }
+            gradients = {canonical[n]: full(p.grad) for n, p in model.named_parameters() if p.grad is not None}
         optimizer.step()
         optimizer.zero_grad()
-    parameters = {canonical[name]: one.detach().numpy() for name, one in model.named_parameters()}
+    parameters = {canonical[name]: full(one) for name, one in model.named_parameters()}
     model.eval()
     with torch.inference_mode():
         logits = pipeline.infer(batches_of(case, 7)[0]).logits.float().numpy()
     return Outcome(losses, norms, gradients, parameters, logits, Seen(pipeline.owned_names(), handed_back))
+
+
+def full(tensor: Tensor) -> np.ndarray:
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    found: np.ndarray = whole.detach().numpy().copy()
+    return found
 
 
 def count_gradients(pipeline: Pipeline) -> dict[int, int]:

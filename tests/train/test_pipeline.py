@@ -134,6 +134,14 @@ def test_pipelines_beside_each_other_do_not_meet(four: Ranks) -> None:
         assert_equal(pipeline, single(LLAMA))
 
 
+@pytest.mark.parametrize(("schedule", "stages"), [("1f1b", 1), ("zbv", 2)])
+def test_sharded_blocks_train_as_whole_ones(four: Ranks, schedule: str, stages: int) -> None:
+    """FSDP2 under a pipeline, where the backward pass is not cut in two."""
+    ranks = four.run(piped, LLAMA, schedule, stages, False, 3, 2, True)
+    for pipeline in (ranks[:2], ranks[2:]):
+        assert_equal(pipeline, single(LLAMA))
+
+
 def test_a_pipeline_of_one_rank_is_a_single_process(two: Ranks) -> None:
     for one in two.run(piped, BERT, "gpipe", 1, True, 3, 1):
         assert_equal([one], single(BERT), gradient=0, parameter=0)

@@ -1,0 +1,240 @@
+"""One stage per rank: which spans of the model are whose, and a model of which this process keeps its own alone.
+
+The chain says what stages are; a pipeline needs as many as it has places. Where the chain has more, neighbours go
+together, where it has none the blocks are divided, both so that the slowest place has the least to do: measured, of
+frozen beginnings their forward pass alone. Checkpoints hold the whole model under the names that it has in one process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from chainft.config.launch import LaunchConfig
+from chainft.data.batching import Batch
+from chainft.errors import ConfigError
+from chainft.plan.balance import balanced_cuts
+from chainft.plan.pipeline_schedule import placement
+from chainft.stages.blocks import find_blocks
+from chainft.stages.chain import Chain
+from chainft.stages.measure import block_seconds
+from chainft.stages.own import canonical_names, own_stages
+from chainft.stages.spans import Span, spans_between
+from chainft.train.optimizer_state import SEPARATOR, pack_optimizer, restore_optimizer
+from chainft.train.pipeline import Pipeline
+from chainft.train.sharding import Sharding
+from chainft.train.slices import placed
+from chainft.world import World
+
+if TYPE_CHECKING:
+    from chainft.tasks.base import Task
+
+
+class Placed:
+    """The stages of this process, linked with those of the others. Made before the optimizer."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chain: Chain,
+        task: Task,
+        spans: Sequence[Span],
+        *,
+        world: World,
+        launch: LaunchConfig,
+        autocast: Any,
+    ) -> None:
+        """`spans`: all stages of the pipeline in order. Raises ModelError for a cut or a family that is refused."""
+        self.model = model
+        self.world = world
+        self.canonical = canonical_names(model)
+        """Every name of each parameter in the whole model -> its first name."""
+        self._first = {*self.canonical.values()}
+        self._order = list(model.state_dict())
+        a_place = launch.stages_of_place
+        ranks = placement(launch.schedule, launch.pipeline, a_place)
+        mine = [number for number, rank in enumerate(ranks) if rank == world.place]
+        self.spans = tuple(spans)
+        self.mine = tuple(mine)
+        stages = own_stages(model, spans, mine)
+        chain.follow(model)
+        chain.is_cut = True
+        self.sharding = Sharding(model, chain, world, launch, stage=stages[0]) if launch.fsdp else None
+        self.pipeline = Pipeline(
+            stages,
+            task,
+            schedule=launch.schedule,
+            group=world.places if world.places is not None else dist.group.WORLD,
+            device=model.device,
+            autocast=autocast,
+            splits_backward=not launch.fsdp,
+            timeout=timedelta(seconds=launch.timeout_s),
+        )
+
+    def gradient(self, batches: Sequence[Batch], num_targets: float, *, seed: Callable[[int], None]) -> float:
+        """Gradients of all micro-batches, summed over copies of a parameter in the pipeline; the loss a target."""
+        scale = 1 if self.sharding is None else self.sharding.loss_scale
+        loss = self.pipeline.gradient(batches, num_targets / scale, seed=seed)
+        self.pipeline.sum_ties()
+        return float(loss) / scale
+
+    def clip(self, parameters: Sequence[Tensor], limit: float | None) -> float:
+        """Clip the gradients of the whole model to a norm; returns the norm before, which counts each parameter once."""
+        squares = self.pipeline.grad_norm_sq()
+        if self.sharding is not None:
+            (total,) = self.world.totals(float(squares))
+        else:
+            total = float(squares)
+        norm = math.sqrt(total)
+        if limit is not None and norm > limit:
+            scale = limit / (norm + 1e-6)  # As torch.nn.utils.clip_grad_norm_ does.
+            for one in parameters:
+                if one.grad is not None:
+                    one.grad.mul_(scale)
+        return norm
+
+    def infer(self, batch: Batch) -> Any:
+        """The model's output for a batch, on every process of the pipeline."""
+        return self.pipeline.infer(batch)
+
+    def rest(self) -> None:
+        if self.sharding is not None:
+            self.sharding.rest()
+
+    def state(self) -> dict[str, Tensor]:
+        """The whole model's state on the main process; none elsewhere. All processes must call it."""
+        self.rest()
+        local = self.model.state_dict()
+        mine = {self.canonical.get(name, name): tensor for name, tensor in local.items()}
+        owned = {*self.pipeline.owned_names()}
+        given = {name: _whole(tensor) for name, tensor in mine.items() if name in owned or name not in self._first}
+        values: dict[str, Tensor] = {}
+        for part in self._gathered(given):
+            values.update(part)
+        if not self.world.is_main:
+            return {}
+        return {name: values[self.canonical.get(name, name)] for name in self._order}
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The whole optimizer's state, as `pack_optimizer` gives it, on the main process."""
+        self.rest()
+        tensors, json = pack_optimizer(optimizer, self.model)
+        owned = {*self.pipeline.owned_names()}
+        own = {name: self.canonical[name] for name in {*json["shapes"], *json["scalars"]}}
+        own = {name: first for name, first in own.items() if first in owned}
+        kept = {}
+        for name, tensor in tensors.items():
+            parameter, _, entry = name.rpartition(SEPARATOR)
+            if parameter in own:
+                kept[f"{own[parameter]}{SEPARATOR}{entry}"] = _whole(tensor)
+        tables = {
+            table: {own[name]: value for name, value in json[table].items() if name in own}
+            for table in ("shapes", "scalars")
+        }
+        merged: dict[str, Tensor] = {}
+        record: dict[str, Any] = {**json, "shapes": {}, "scalars": {}}
+        for several, found in self._gathered((kept, tables)):
+            merged.update(several)
+            for table in ("shapes", "scalars"):
+                record[table].update(found[table])
+        return merged, record
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Give the stages of this process the whole model's weights."""
+        self.rest()
+        with torch.no_grad():
+            for name, mine in self.model.state_dict().items():
+                mine.copy_(placed(state[name], mine))
+
+    def restore_optimizer(
+        self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], json: Mapping[str, Any]
+    ) -> None:
+        """Give the optimizer its part of a whole state. Raises CheckpointError where it does not fit."""
+        local = {self.canonical[name]: name for name, _ in self.model.named_parameters()}
+        kept = {}
+        for name, tensor in tensors.items():
+            parameter, _, entry = name.rpartition(SEPARATOR)
+            first = self.canonical.get(parameter, parameter)
+            if first in local:
+                kept[f"{local[first]}{SEPARATOR}{entry}"] = tensor
+        tables = {
+            table: {
+                local[self.canonical.get(name, name)]: value
+                for name, value in json[table].items()
+                if self.canonical.get(name, name) in local
+            }
+            for table in ("shapes", "scalars")
+        }
+        restore_optimizer(optimizer, self.model, kept, {**json, **tables})
+
+    def dissolve(self) -> None:
+        """Give the main process the plain whole model again, for writing it; the others keep their stages."""
+        trained = {self.canonical[name]: one.requires_grad for name, one in self.model.named_parameters()}
+        state = self.state()
+        if not self.world.is_main:
+            return
+        for part in self.model.modules():
+            vars(part).pop("parameters", None)  # What asked ghosts for their type.
+        made: dict[str, nn.Parameter] = {}
+        for name, first in self.canonical.items():
+            path, _, leaf = name.rpartition(".")
+            module = self.model.get_submodule(path)
+            vars(module).pop(leaf, None)
+            value = state[first].to(self.model.device)
+            one = made.setdefault(first, nn.Parameter(value, requires_grad=trained.get(first, False)))
+            module._parameters[leaf] = one
+
+    def _gathered(self, value: Any) -> list[Any]:
+        """What all places of the main pipeline give, on the main process; nothing elsewhere."""
+        if self.world.copy != 0:
+            return []
+        found: list[Any] | None = [None] * self.world.num_places if self.world.is_main else None
+        dist.gather_object(value, found, group=self.world.places, group_dst=0)
+        return found or []
+
+
+def pipeline_spans(launch: LaunchConfig, model: PreTrainedModel, chain: Chain, task: Task, batch: Batch) -> list[Span]:
+    """The stages that a pipeline has, in order; `batch`: some rows, of which the time is measured.
+
+    Raises ConfigError where the chain has too few stages, or the model too few blocks.
+    """
+    count = launch.pipeline * launch.stages_of_place
+    spans = list(chain.spans.values())
+    if len(spans) == count:
+        return spans
+    blocks = find_blocks(model)
+    if 1 < len(spans) < count or blocks.num_blocks < count:
+        has = f"the chain has {len(spans)} stages" if len(spans) > 1 else f"the model has {blocks.num_blocks} blocks"
+        each = f", {launch.stages_of_place} a place" if launch.stages_of_place > 1 else ""
+        raise ConfigError(
+            f"launch.pipeline = {launch.pipeline} with schedule {launch.schedule!r} needs {count} stages{each}, and {has}",
+            slug="too-few-stages",
+            key="launch.pipeline",
+            help="give the chain more stages (chain.split), or take fewer places or a schedule with one stage a place "
+            "(1f1b, gpipe)",
+        )
+    costs = block_seconds(model, task.arguments(batch.to(model.device)))
+    if len(spans) == 1:
+        return list(spans_between(balanced_cuts(costs, count)))
+    # Stages of embeddings or a head alone have no blocks; they cost a little, so that they have a place too.
+    least = min(costs) / 10
+    ends = balanced_cuts([sum(costs[span.start : span.stop]) + least for span in spans], count)
+    return [_joined(spans[start:stop]) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def _joined(spans: Sequence[Span]) -> Span:
+    return Span(spans[0].start, spans[-1].stop, spans[0].embeddings, spans[-1].head)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """On the CPU; of slices, the whole."""
+    full: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().cpu()

@@ -138,27 +138,61 @@ def clear(folder: RunFolder) -> None:
 
 
 @contextmanager
-def lock(folder: RunFolder) -> Iterator[None]:
+def lock(folder: RunFolder, *, what: str = "run", key: str = "run") -> Iterator[None]:
     """Hold the folder for this process. Raises StorageError that names the process that holds it.
 
-    The lock is the kernel's (`flock`): it ends with the process, however that ends.
+    The lock is the kernel's (`flock`): it ends with the process, however that ends. `what` the folder is of and the
+    `key` that names it are for messages.
     """
     path = folder.path / ".lock"
     with _opened(path) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(stream):
             stream.seek(0)
             raise StorageError(
-                f"run folder {str(folder.path)!r} is in use by {stream.read().strip() or 'another process'}",
-                slug="run-in-use",
+                f"{what} folder {str(folder.path)!r} is in use by {stream.read().strip() or 'another process'}",
+                slug=f"{what}-in-use",
                 where=str(path),
-                help="wait for that run to end, or choose another folder by run=...",
-            ) from error
+                help=f"wait for that {what} to end, or choose another folder by {key}=...",
+            )
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
         yield
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that uses a run folder."""
+
+    pid: int
+    host: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.host == socket.gethostname()
+
+
+def holder(folder: RunFolder) -> Holder | None:
+    """The process that has locked the folder; None: none has."""
+    path = folder.path / ".lock"
+    if not path.is_file():
+        return None
+    with path.open("r+", encoding="utf-8") as stream:
+        if _locked(stream):
+            return None
+        told = stream.read().split()
+    # Between locking and writing its name, a process has none.
+    return Holder(int(told[1]), told[3]) if len(told) == 4 else Holder(0, "a machine that is not known yet")
+
+
+def _locked(stream: TextIO) -> bool:
+    """Lock an open file, unless another process has."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _opened(path: Path) -> TextIO:

@@ -26,7 +26,8 @@ _NEEDED = ("torch", "transformers", "accelerate", "datasets", "hydra-core", "ome
 _EXTRA_USES = {
     "starter": "the starter model, which needs no download",
     "generate": "model=smollm2 and other GGUF files; BLEU, chrF and ROUGE of task=translate and task=summarize",
-    "sweep": "sweep=tpe",
+    "sweep": "sweep=optuna",
+    "cluster": "sweep.engine=submitit",
     "track": "tracker=tensorboard|wandb|mlflow|trackio",
     "serve": "serving over HTTP",
     "dev": "working on chainft itself",

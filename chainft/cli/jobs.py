@@ -44,11 +44,17 @@ class Process(Protocol):
 class NewProcess:
     """A run in a Python of its own."""
 
-    def __init__(self, words: Sequence[str], log: Path, executable: str) -> None:
+    def __init__(
+        self, words: Sequence[str], log: Path, executable: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         # A session of its own: the terminal's Ctrl-C reaches the run once, through the sweep.
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
-                [executable, "-m", "chainft", *words], stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+                [executable, "-m", "chainft", *words],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment,
             )
 
     def wait(self, timeout: float) -> int | None:
@@ -75,6 +81,8 @@ class Surroundings:
     """Its working folder; None: that of the warm process."""
     environment: Mapping[str, str] | None = None
     """All its variables; None: those of the warm process."""
+    num_threads: int | None = None
+    """Threads that torch computes with; None: as the warm process found OMP_NUM_THREADS when it imported torch."""
 
 
 class WarmProcess:
@@ -109,8 +117,8 @@ def warm_context() -> ForkServerContext:
 def run_forked(words: list[str], around: Surroundings) -> None:
     """Be `chainft WORDS` in these surroundings: what a fork does, from its first line to its exit code."""
     os.setsid()
-    _redirect(1, around.output)
-    _redirect(2, around.errors or around.output)
+    redirect(1, around.output)
+    redirect(2, around.errors or around.output)
     if around.input is not None:
         sys.stdin = Path(around.input).open(encoding="utf-8")  # noqa: SIM115  Open until the process ends.
     if around.folder is not None:
@@ -118,6 +126,10 @@ def run_forked(words: list[str], around: Surroundings) -> None:
     if around.environment is not None:
         os.environ.clear()
         os.environ.update(around.environment)
+    if around.num_threads is not None:
+        import torch
+
+        torch.set_num_threads(around.num_threads)
     sys.argv = ["chainft", *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from chainft.cli.main import main
@@ -129,7 +141,8 @@ def run_forked(words: list[str], around: Surroundings) -> None:
     sys.exit(code)
 
 
-def _redirect(stream: int, path: str) -> None:
+def redirect(stream: int, path: str) -> None:
+    """Let what goes to a file descriptor of this process go to the end of a file."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, stream)
     os.close(descriptor)

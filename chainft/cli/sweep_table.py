@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from chainft.run_folder import write_text
 
 if TYPE_CHECKING:
-    from chainft.cli.multirun import Job
+    from chainft.cli.sweep_jobs import Job
 
 
 def write_csv(path: Path, jobs: Sequence[Job]) -> None:
@@ -54,15 +54,13 @@ def print_table(jobs: Sequence[Job]) -> None:
     console.print(table)
     for job in jobs:
         if job.error:
-            console.print(
-                f"[{job.number}] {job.status}: {job.error}  (log: {job.folder}.log)", markup=False, soft_wrap=True
-            )
+            console.print(f"[{job.number}] {job.status}: {job.error}  (log: {job.log})", markup=False, soft_wrap=True)
 
 
 def best_value(job: Job) -> float | None:
-    """The best validation score of the metric that chose the checkpoint."""
+    """The best validation score of the metric that chose the checkpoint; of a pruned run the last it had."""
     best = job.results.get("best") or {}
-    value = best.get("value")
+    value = best.get("value", job.value)
     return float(value) if isinstance(value, (int, float)) else None
 
 
@@ -74,11 +72,13 @@ def test_values(job: Job) -> dict[str, float]:
 
 
 def error_line(log: Path) -> str | None:
-    """The line of a job's log that says why it failed: our `error[...]`, else the last of a traceback."""
+    """The line of a job's log that says why its last try failed: our `error[...]`, else the last of a traceback."""
     try:
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         return None
+    starts = [place for place, line in enumerate(lines) if line.startswith("$ chainft ")]
+    lines = lines[starts[-1] + 1 :] if starts else lines
     ours = [line for line in lines if line.startswith("error[")]
     filled = [line for line in lines if line]
     return ours[-1] if ours else filled[-1] if filled else None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FLAGS = (
     HELP,
     Flag(("-m", "--multirun"), "sweep: one run for each combination of the values given with commas"),
+    Flag(("--print-jobs",), "with -m: print one command for each job, for any scheduler, and run none"),
     Flag(("-cd", "--config-dir"), "a folder of config files, searched before ./conf", metavar="FOLDER"),
     Flag(("-cn", "--config-name"), f"the config to start from (default {PRIMARY})", metavar="NAME"),
     Flag(("-c", "--cfg"), "print the config instead of training", choices=("job", "hydra", "all")),
@@ -70,6 +71,10 @@ def _refuse_ignored(given: Given) -> None:
                 where=f"--{flag}",
                 help="print the config by: chainft train ... --cfg job",
             )
+    if given.has("print-jobs") and not given.has("multirun"):
+        raise ConfigError(
+            "--print-jobs has no effect without -m", slug="no-effect", where="--print-jobs", help="add -m to sweep"
+        )
     for flag in ("config-dir", "config-name"):
         if given.has(flag) and _resumed_run(given) is not None:
             raise ConfigError(

@@ -56,7 +56,7 @@ class Change:
 
 def changes(old: RunConfig, new: RunConfig) -> list[Change]:
     """Every setting that differs, by dotted key."""
-    before, after = dict(_leaves(anchored(dump(old)))), dict(_leaves(anchored(dump(new))))
+    before, after = dict(leaves(anchored(dump(old)))), dict(leaves(anchored(dump(new))))
     keys = sorted(before.keys() | after.keys())
     return [
         Change(key, before.get(key), after.get(key), _kind(key))
@@ -108,8 +108,13 @@ def _remedy(change: Change, needed: Sequence[str]) -> str:
     return f"it changes the numbers from here on; accept it by 'allow_change=[{','.join(needed)}]'"
 
 
+def is_free(key: str) -> bool:
+    """Whether a setting changes no number."""
+    return _under(key, FREE)
+
+
 def _kind(key: str) -> Literal["free", "needs allow_change", "refused"]:
-    if _under(key, FREE):
+    if is_free(key):
         return "free"
     return "refused" if _under(key, REFUSED) else "needs allow_change"
 
@@ -118,10 +123,11 @@ def _under(key: str, roots: tuple[str, ...]) -> bool:
     return any(key == root or key.startswith(f"{root}.") for root in roots)
 
 
-def _leaves(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of nested ones, by its dotted key."""
     for key, value in tree.items():
         path = f"{at}.{key}" if at else key
         if isinstance(value, Mapping):
-            yield from _leaves(value, path)
+            yield from leaves(value, path)
         else:
             yield path, value

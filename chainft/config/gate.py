@@ -22,8 +22,8 @@ _HYDRA_HELP = {
     "run": "the run folder is set by run=FOLDER or runs_dir=FOLDER",
     "sweep": "the folder of a sweep is set by sweep.dir=FOLDER",
     "mode": "sweep by: chainft train -m",
-    "sweeper": "the sweep is set by sweep=grid or sweep=tpe",
-    "launcher": "each job of a sweep runs in a process of its own, one after the other",
+    "sweeper": "the sweep is set by sweep=grid or sweep=optuna",
+    "launcher": "where the jobs of a sweep run is set by sweep.engine and sweep.num_parallel",
     "verbose": "the full log is in the run folder, log.txt",
     "job": "set what is wanted in chainft's own settings: chainft config show",
 }

@@ -96,6 +96,10 @@ SPELLINGS: Mapping[str, str] = {
     "report_to": "tracker",
     "data_seed": "seed (data order follows it) or data.split_seed (the cut of the splits)",
     "random_seed": "seed",
+    "devices_per_job": "sweep.devices_per_job of a sweep, chainft train -m",
+    "gpus_per_job": "sweep.devices_per_job of a sweep, chainft train -m",
+    "n_jobs": "sweep.num_parallel of a sweep, chainft train -m",
+    "n_trials": "sweep.num_trials of a sweep, chainft train -m",
     "log_every": "train.logging_steps",
     "logging_first_step": "train.logging_steps",
 }

@@ -2,25 +2,29 @@
 
     optimizer.lr=1e-4,3e-4  seed=range(1,4)  optimizer=choice(adamw,lion)  optimizer.lr=interval(1e-5,1e-3)
 
-Intervals have no end of values, so that only `sweep=tpe` takes them; `tag(log, interval(...))` draws on a
-log scale, as Hydra's optuna plug-in writes it.
+Intervals have no end of values, so that only `sweep=optuna` takes them; `tag(log, interval(...))` draws on a
+log scale, as Hydra's optuna plug-in writes it. What must fit together is in `sweep_rules`.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hydra.core.override_parser.types import IntervalSweep, Override
 
-from chainft.config.compose import compose_draft, finish
+from chainft.config.compose import Composed, Draft, compose_draft, finish
 from chainft.config.hydra_edge import Composer, composer
 from chainft.config.parse import parse
+from chainft.config.run import RunConfig
 from chainft.config.search import PRIMARY, search_folders
+from chainft.config.sweep_base import Base, base_of
 from chainft.config.sweep_config import SweepConfig
+from chainft.config.sweep_rules import job_rules, sweep_rules
 from chainft.errors import ConfigError, Problem
 
 _WHOLE_ENDS = re.compile(r"interval\(\s*(start=)?[+-]?\d+\s*,\s*(end=)?[+-]?\d+\s*\)")
@@ -58,15 +62,18 @@ class SweepPlan:
     words: tuple[str, ...]
     """What all jobs have in common."""
     axes: tuple[Axis, ...]
+    base: Base
+    """The settings that all jobs share."""
+    first: RunConfig
+    """One of the jobs."""
 
     def combinations(self) -> Iterator[dict[str, str]]:
         """Every combination of the values, the last axis fastest."""
-        for values in itertools.product(*(axis.values for axis in self.axes)):
-            yield {axis.key: value for axis, value in zip(self.axes, values, strict=True)}
+        yield from _combinations(self.axes)
 
     def job_words(self, varied: dict[str, str]) -> tuple[str, ...]:
         """The words of the job that has these values."""
-        return (*self.words, *(f"{key}={value}" for key, value in varied.items()))
+        return _job_words(self.words, varied)
 
 
 def plan_sweep(words: Sequence[str], *, config_dir: Path | None = None, config_name: str = PRIMARY) -> SweepPlan:
@@ -82,10 +89,11 @@ def plan_sweep(words: Sequence[str], *, config_dir: Path | None = None, config_n
     )
     config = parse(SweepConfig, draft.sweep, at="sweep")
     own = tuple(word for word in common if not _is_sweep_setting(word))
-    plan = SweepPlan(config, own, axes)
-    if problems := [*_rules(plan), *_jobs(plan, config_dir, config_name)]:
+    jobs, found = _jobs(own, axes, config, partial(compose_draft, config_dir=config_dir, config_name=config_name))
+    configs = [composed.config for _, composed in jobs]
+    if problems := [*sweep_rules(config, axes, own), *found, *job_rules(config, configs)]:
         raise ConfigError.of(dict.fromkeys(problems))
-    return plan
+    return SweepPlan(config, own, axes, base_of([draft.data for draft, _ in jobs]), configs[0])
 
 
 def _axis(hydra: Composer, override: Override) -> Axis:
@@ -114,68 +122,33 @@ def _axis(hydra: Composer, override: Override) -> Axis:
     return Axis(key, values)
 
 
-def _rules(plan: SweepPlan) -> Iterator[Problem]:
-    if not plan.axes:
-        yield Problem(
-            "bad-sweep",
-            "nothing varies",
-            help="give several values with commas, for example seed=1,2; or leave -m out",
-        )
-    keys = [axis.key for axis in plan.axes]
-    for key in sorted({key for key in keys if keys.count(key) > 1}):
-        yield Problem("bad-sweep", f"{key} varies twice", key=key)
-    for word in plan.words:
-        if word.lstrip("+").startswith(("run=", "resume=")):
-            yield Problem(
-                "no-effect",
-                f"{word} names one run; a sweep has many",
-                where=word,
-                help="set sweep.dir or sweep.resume",
-            )
-        if word.lstrip("+").startswith("runs_dir="):
-            yield Problem(
-                "no-effect",
-                f"{word} is for single runs; a sweep keeps its runs in a folder of its own",
-                where=word,
-                key="runs_dir",
-                help="name that folder by sweep.dir=FOLDER",
-            )
-    if plan.config.resume and plan.config.dir is None:
-        yield Problem(
-            "contradiction", "sweep.resume = true, but no sweep is named", key="sweep.dir", help="add sweep.dir=FOLDER"
-        )
-    if plan.config.name == "grid":
-        yield from _grid_rules(plan)
+def _combinations(axes: Sequence[Axis]) -> Iterator[dict[str, str]]:
+    for values in itertools.product(*(axis.values for axis in axes)):
+        yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
 
 
-def _grid_rules(plan: SweepPlan) -> Iterator[Problem]:
-    for axis in plan.axes:
-        if axis.is_interval:
-            yield Problem(
-                "bad-sweep",
-                f"{axis.key}=interval({axis.low:g},{axis.high:g}) has no list of values for sweep=grid",
-                key=axis.key,
-                help="list the values with commas, or choose sweep=tpe",
-            )
-    for name in ("num_trials", "metric", "direction", "seed"):
-        value = getattr(plan.config, name)
-        if value is not None:
-            yield Problem("no-effect", f"sweep.{name} = {value!r} has no effect: sweep=grid runs every combination",
-                          key=f"sweep.{name}", help="choose sweep=tpe")  # fmt: skip
+def _job_words(words: Sequence[str], varied: dict[str, str]) -> tuple[str, ...]:
+    return (*words, *(f"{key}={value}" for key, value in varied.items()))
 
 
-def _jobs(plan: SweepPlan, config_dir: Path | None, config_name: str) -> Iterator[Problem]:
-    """What is wrong with any job; with intervals or tpe, with each value of each axis beside the first of the others."""
-    if plan.config.name == "grid" and not any(axis.is_interval for axis in plan.axes):
-        every = list(plan.combinations())
+def _jobs(
+    words: Sequence[str], axes: Sequence[Axis], config: SweepConfig, draft: Callable[[Sequence[str]], Draft]
+) -> tuple[list[tuple[Draft, Composed]], list[Problem]]:
+    """The jobs, and what is wrong with any; of a search, each value of each axis beside the first of the others."""
+    if config.name == "grid" and not any(axis.is_interval for axis in axes):
+        every = list(_combinations(axes))
     else:
-        first = {axis.key: axis.samples()[0] for axis in plan.axes}
-        every = [first | {axis.key: value} for axis in plan.axes for value in axis.samples()]
+        first = {axis.key: axis.samples()[0] for axis in axes}
+        every = [first | {axis.key: value} for axis in axes for value in axis.samples()]
+    jobs: list[tuple[Draft, Composed]] = []
+    problems: list[Problem] = []
     for varied in every:
         try:
-            finish(compose_draft(plan.job_words(varied), config_dir=config_dir, config_name=config_name))
+            made = draft(_job_words(words, varied))
+            jobs.append((made, finish(made)))
         except ConfigError as error:
-            yield from error.problems
+            problems += error.problems
+    return jobs, problems
 
 
 def _is_sweep_setting(word: str) -> bool:

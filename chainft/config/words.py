@@ -87,6 +87,8 @@ def _group_word(hydra: Composer, group: str, value: object, override: Override) 
 def _group_help(group: str, value: str) -> str | None:
     if group == "data" and ("." in value or "/" in value):
         return f"files are given by data.train={value} data.validation=... data.test=..."
+    if group == "sweep" and value.casefold() in ("tpe", "random", "qmc", "cmaes"):
+        return f"did you mean 'sweep=optuna sweep.sampler={value.casefold()}'?"
     if group == "optimizer":
         return f"any other optimizer of torch.optim is given by optimizer.name={value}"
     return None

@@ -216,9 +216,8 @@ class _Simulation:
         self.actions: list[list[Action]] = [[] for _ in range(self.num_ranks)]
         self.starts: list[list[float]] = [[] for _ in range(self.num_ranks)]
         self._next: list[_Choice | None] = [None] * self.num_ranks
-        """What each rank would do next."""
         self._changed = set(range(self.num_ranks))
-        """Ranks for which this may have changed."""
+        """Ranks for which `_next` may be another now."""
 
     def go_on(self) -> bool:
         """Run the next action of any rank; False: everything has run."""

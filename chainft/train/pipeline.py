@@ -79,10 +79,10 @@ class Pipeline:
     ) -> Tensor:
         """Add the gradients of all micro-batches to the parameters'; returns the loss a target, float64, on every rank.
 
-        `num_targets`: what the sum of losses is divided by, not 0. `seed(micro_batch)` seeds torch; the random numbers that a stage
-        draws after it follow those of the stages below, as in a single process. The caller puts the model into training
-        mode before and calls `sum_ties` after. The last `num_idle` batches are computed, but count nothing. After an error the ranks are out of step, and the pipeline is of no use
-        any more.
+        `num_targets`: what the sum of losses is divided by, not 0. `seed(micro_batch)` seeds torch; the random numbers
+        that a stage draws after it follow those of the stages below, as in a single process. The last `num_idle`
+        batches are computed, but count nothing. The caller puts the model into training mode before and calls
+        `sum_ties` after. After an error the ranks are out of step, and the pipeline is of no use any more.
         """
         if not batches:
             return torch.zeros((), dtype=torch.float64, device=self.device)

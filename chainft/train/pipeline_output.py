@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers.utils.generic import ModelOutput
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,13 @@ def _frame(output: Any, tensors: list[Tensor]) -> Any:
     if isinstance(output, Tensor):
         tensors.append(output.contiguous())
         return _Hole(tuple(output.shape), output.dtype)
-    if isinstance(output, ModelOutput):
+    if isinstance(output, dict):  # As `ModelOutput` is.
         return type(output), {name: _frame(value, tensors) for name, value in output.items()}
     if isinstance(output, tuple | list):
         return [_frame(value, tensors) for value in output]
-    return output
+    if output is None or isinstance(output, bool | int | float | str):
+        return output
+    raise TypeError(f"a {type(output).__name__} in a model's output cannot be given to the other ranks of a pipeline")
 
 
 def _holes(frame: Any) -> Iterator[_Hole]:

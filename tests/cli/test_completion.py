@@ -24,7 +24,7 @@ from chainft.cli.main import main
         ("chainft train train.mixed_precision=b", ["train.mixed_precision=bf16"]),
         ("chainft train resume=", ["resume=true", "resume=false"]),
         ("chainft train task.sch", ["task.scheme="]),
-        ("chainft train -m sweep.num", ["sweep.num_trials="]),
+        ("chainft train -m sweep.num_t", ["sweep.num_trials="]),
         ("chainft train --conf", ["--config-dir", "--config-name"]),
         ("chainft config s", ["show"]),
         ("chainft config show optimizer.l", ["optimizer.lr"]),

@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
+import shlex
 import signal
-import sys
+import subprocess
 import threading
 import time
-import types
 from pathlib import Path
 
 import pytest
 
-from chainft.cli import multirun, trials
 from chainft.cli.main import main
-
-FAKE = '''\
-#!{python}
-"""Stands for `python -m chainft train ...`: writes results that follow from the words, in the named folder."""
-import json, os, pathlib, signal, sys, time
-words = dict(word.lstrip("+").split("=", 1) for word in sys.argv[1:] if "=" in word and not word.startswith("--"))
-folder = pathlib.Path(words["run"].strip("'"))
-with open("calls.jsonl", "a") as stream:
-    stream.write(json.dumps({{"pid": os.getpid(), "words": sys.argv[4:]}}) + "\\n")
-if words.get("seed") == "13":
-    print("noise")
-    print("error[data/unknown-label]: label 'PERS' is unknown", file=sys.stderr)
-    sys.exit(3)
-if words.get("seed") == "99":
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    (folder / "checkpoints" / "last").mkdir(parents=True)
-    time.sleep(60)
-folder.mkdir(parents=True, exist_ok=True)
-seed = int(words.get("seed", 0))
-scores = {{"values": {{"f1": 0.5 + seed / 100, "loss": 1.0}}}}
-results = {{"main_metric": "f1", "best": {{"value": 0.25 + seed / 100}}, "validation": scores, "test": {{"after": scores}}}}
-(folder / "all_results.json").write_text(json.dumps(results))
-'''
-RUN = ["train", "-m", "task=toy", "data.name=toy", "sweep.warm=false"]
+from tests.cli.fake_runs import RUN, calls, install, table
 
 
 @pytest.fixture(autouse=True)
-def fake_python(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs run `FAKE` instead of training."""
-    script = toy / "fake-python"
-    script.write_text(FAKE.format(python=sys.executable), encoding="utf-8")
-    script.chmod(0o755)
-    monkeypatch.setattr(multirun, "sys", types.SimpleNamespace(executable=str(script), stdout=sys.stdout))
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "sweep.csv").open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def calls() -> list[list[str]]:
-    return [json.loads(line)["words"] for line in Path("calls.jsonl").read_text(encoding="utf-8").splitlines()]
+def fake(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(toy, monkeypatch)
 
 
 def test_every_combination_runs_in_its_own_process_and_folder(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,8 +34,7 @@ def test_every_combination_runs_in_its_own_process_and_folder(capsys: pytest.Cap
     assert rows[2]["test_f1"] == "0.52"
     assert len({row["folder"] for row in rows}) == 4
     assert all(Path(row["folder"], "all_results.json").is_file() for row in rows)
-    lines = Path("calls.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len({json.loads(line)["pid"] for line in lines}) == 4
+    assert len({call["pid"] for call in calls()}) == 4
     printed = capsys.readouterr().out
     assert "validation f1" in printed and "0.5200" in printed and "s/sweep.csv" in printed
 
@@ -107,7 +66,7 @@ def test_resumed_sweep_keeps_what_is_done_and_runs_the_rest_again(capsys: pytest
     """fault 37"""
     assert main([*RUN, "seed=1,13", "sweep.dir=s"]) == 1
     assert main([*RUN, "seed=1,13,2", "sweep.dir=s", "sweep.resume=true"]) == 1
-    seeds = [word for words in calls() for word in words if word.startswith("seed=")]
+    seeds = [word for call in calls() for word in call["words"] if word.startswith("seed=")]
     assert seeds == ["seed=1", "seed=13", "seed=13", "seed=2"]
     assert [row["status"] for row in table(Path("s"))] == ["kept", "failed", "done"]
     assert len({row["number"] for row in table(Path("s"))}) == 3
@@ -118,7 +77,7 @@ def test_run_that_has_a_checkpoint_is_resumed() -> None:
     assert main([*RUN, "seed=1,13", "sweep.dir=s"]) == 1
     (Path("s") / "001_seed=13" / "checkpoints" / "last").mkdir(parents=True)
     main([*RUN, "seed=1,13", "sweep.dir=s", "sweep.resume=true"])
-    assert calls()[-1] == ["run='s/001_seed=13'", "resume=true"]
+    assert calls()[-1]["words"] == ["run='s/001_seed=13'", "resume=true"]
 
 
 def test_begun_run_without_a_checkpoint_starts_in_a_clean_folder() -> None:
@@ -174,23 +133,96 @@ def test_flags_reach_the_jobs() -> None:
     (Path("more") / "optimizer").mkdir(parents=True)
     (Path("more") / "optimizer" / "mine.yaml").write_text("lr: 0.5\n", encoding="utf-8")
     assert main([*RUN, "--config-dir", "more", "optimizer=mine,sgd", "sweep.dir=s"]) == 0
-    assert calls()[0][0] == "--config-dir=more"
+    assert calls()[0]["words"][0] == "--config-dir=more"
 
 
-def test_tpe_without_optuna_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_jobs_run_at_once_and_stand_in_the_table_in_their_order() -> None:
+    """Each of the two waits for the other."""
+    assert main([*RUN, "seed=21,22,1", "sweep.num_parallel=2", "sweep.dir=s"]) == 0
+    assert [(row["number"], row["seed"]) for row in table(Path("s"))] == [("0", "21"), ("1", "22"), ("2", "1")]
+
+
+def test_signal_stops_all_running_jobs() -> None:
+    """fault 26"""
+    thread = threading.Thread(target=_signal_when, args=(["s/000_seed=98", "s/001_seed=99"], signal.SIGINT))
+    thread.start()
+    assert main([*RUN, "seed=98,99,2", "sweep.num_parallel=2", "sweep.dir=s"]) == 130
+    thread.join()
+    assert [row["status"] for row in table(Path("s"))] == ["stopped", "stopped", "waiting"]
+    assert [row["exit_code"] for row in table(Path("s"))] == ["130", "130", ""]
+
+
+def _signal_when(folders: list[str], number: int) -> None:
+    """Send this process a signal once runs of these folders have a checkpoint."""
+    for _ in range(400):
+        if all(Path(folder, "checkpoints", "last").exists() for folder in folders):
+            break
+        time.sleep(0.05)
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, "2"), ("7", "7")])
+def test_jobs_at_once_share_the_cores(given: str | None, threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert main([*RUN, "seed=1,2", "sweep.num_parallel=2", "sweep.dir=s"]) == 0
+    assert [call["threads"] for call in calls()] == [threads, threads]
+
+
+def test_each_job_has_devices_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7,8")
+    assert main([*RUN, "seed=21,22,1", "sweep.devices_per_job=2", "launch.num_processes=2", "sweep.dir=s"]) == 0
+    devices = [call["devices"] for call in calls()]
+    assert {*devices[:2]} == {"2,3", "5,7"} and devices[2] in devices[:2]
+
+
+@pytest.mark.parametrize(
+    ("visible", "words", "message"),
+    [
+        ("", ["sweep.devices_per_job=1"], "no NVIDIA GPU is visible"),
+        ("0,1,-1,2", ["sweep.devices_per_job=3", "launch.num_processes=auto"], "needs 3 GPUs; there are 2"),
+        ("0,1", ["sweep.devices_per_job=1", "sweep.num_parallel=3"], "needs 3 GPUs; there are 2"),
+        ("0,1", ["sweep.devices_per_job=1", "train.device=cpu"], "computes on the CPU"),
+        ("0,1", ["sweep.devices_per_job=2"], "but launch.num_processes = 1 has as many devices"),
+        (
+            "0,1",
+            ["launch.num_machines=2", "launch.num_processes=2", "launch.main_process_ip=a"],
+            "each run of a sweep is on one machine",
+        ),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    visible: str, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trials.importlib.util, "find_spec", lambda name: None)
-    assert main([*RUN, "seed=1,2", "sweep=tpe", "sweep.dir=s"]) == 2
-    assert "pip install 'chainft[sweep]'" in capsys.readouterr().err
-    assert not Path("s").exists()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert main([*RUN, "seed=1,2", *words, "sweep.dir=s"]) == 2
+    assert message in capsys.readouterr().err and not Path("s").exists()
 
 
-def test_tpe_finds_the_better_end() -> None:
-    pytest.importorskip("optuna", reason="the extra `sweep` is not installed")
-    words = ["seed=interval(0,12)", "sweep=tpe", "sweep.num_trials=12", "sweep.dir=s"]
-    assert main([*RUN, *words]) == 0
-    seeds = [int(row["seed"]) for row in table(Path("s"))]
-    assert len(seeds) == 12 and max(seeds) >= 10
-    assert main([*RUN, *words, "sweep.resume=true"]) == 0
-    assert {row["status"] for row in table(Path("s"))} == {"kept"}
+def test_printed_jobs_are_those_of_the_sweep(capsys: pytest.CaptureFixture[str], toy: Path) -> None:
+    """A scheduler runs them; the sweep that is resumed takes the finished ones and runs the rest."""
+    words = [word for word in RUN if word != "sweep.warm=false"]
+    assert main([*words, "seed=1,2", "sweep.dir=s", "--print-jobs"]) == 0
+    first, second = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert first == ["chainft", "train", "task=toy", "data.name=toy", "data.train=x", "seed=1", "run='s/000_seed=1'"]
+    assert not Path("calls.jsonl").exists()
+    subprocess.run([toy / "fake-python", "-m", *second], check=True)
+    assert main([*RUN, "seed=1,2", "sweep.dir=s", "sweep.resume=true"]) == 0
+    assert [row["status"] for row in table(Path("s"))] == ["done", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep.num_parallel=2"], "--print-jobs runs no job"),
+        (["sweep=optuna"], "cannot know the jobs"),
+    ],
+)
+def test_settings_that_printing_ignores_are_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN[:-1], "seed=1,2", *words, "--print-jobs"]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["train", "task=toy", "--print-jobs"]) == 2

@@ -282,7 +282,7 @@ def test_all_violations_come_at_once_rules_too() -> None:
         ("optimizer.lr=1e-4,3e-4", "several values"),
         ("seed=range(1,3)", "several values"),
         ("~train.batch_size", "Could not delete"),
-        ("sweep=tpe", "no effect on a single run"),
+        ("sweep=optuna", "no effect on a single run"),
         ("model@x=starter", "model"),
         ("=3", "not of the form key=value"),
     ],
@@ -380,8 +380,8 @@ def test_saved_config_that_was_edited_wrongly_is_placed(toy: Path) -> None:
 
 
 def test_draft_keeps_the_sweep_apart() -> None:
-    draft = compose_draft([*RUN, "sweep=tpe", "sweep.num_trials=3"])
-    assert draft.sweep == {"name": "tpe", "num_trials": 3}
+    draft = compose_draft([*RUN, "sweep=optuna", "sweep.num_trials=3"])
+    assert draft.sweep == {"name": "optuna", "num_trials": 3}
     assert "sweep" not in draft.data
 
 

@@ -7,6 +7,7 @@ import pytest
 from chainft.config import kinds
 from chainft.config.run import RunConfig
 from chainft.config.spellings import EXPLAINED, SPELLINGS, hint_for
+from chainft.config.sweep_config import SweepConfig
 
 DATA = {"task": {"name": "toy"}, "data": {"name": "toy"}}
 
@@ -19,6 +20,7 @@ def hint(path: str) -> str:
     ("path", "ours"),
     [
         ("learning_rate", "optimizer.lr"),
+        ("launch.devices_per_job", "sweep.devices_per_job"),
         ("train.learning_rate", "optimizer.lr"),
         ("lr", "optimizer.lr"),
         ("train.lr", "optimizer.lr"),
@@ -73,7 +75,16 @@ def test_key_like_no_other_leads_to_the_list_of_settings() -> None:
 
 
 def test_every_spelling_names_a_setting_that_exists() -> None:
-    known = {*kinds.leaf_paths(RunConfig, DATA), "task", "data", "tracker", "optimizer.options", "data.columns"}
+    sweep = kinds.leaf_paths(SweepConfig, at="sweep")
+    known = {
+        *kinds.leaf_paths(RunConfig, DATA),
+        *sweep,
+        "task",
+        "data",
+        "tracker",
+        "optimizer.options",
+        "data.columns",
+    }
     for name, ours in SPELLINGS.items():
         key = ours.partition(" ")[0].partition("=")[0]
         assert key in known or key.rpartition(".")[0] in known | {"data"}, (name, ours)

@@ -55,14 +55,14 @@ def test_words_of_a_job_hold_no_sweep_settings() -> None:
     assert sweep.config.dir == "x"
 
 
-def test_interval_is_for_tpe() -> None:
-    (axis,) = plan("optimizer.lr=tag(log,interval(1e-5,1e-3))", "sweep=tpe").axes
+def test_interval_is_for_a_search() -> None:
+    (axis,) = plan("optimizer.lr=tag(log,interval(1e-5,1e-3))", "sweep=optuna").axes
     assert (axis.low, axis.high, axis.log, axis.whole) == (1e-5, 1e-3, True, False)
     assert "sweep=grid" in messages("optimizer.lr=interval(1e-5,1e-3)")[0]
 
 
 def test_whole_ends_make_a_whole_axis() -> None:
-    (axis,) = plan("train.batch_size=interval(8,64)", "sweep=tpe").axes
+    (axis,) = plan("train.batch_size=interval(8,64)", "sweep=optuna").axes
     assert axis.whole and axis.samples() == ("8", "64")
 
 
@@ -77,9 +77,13 @@ def test_whole_ends_make_a_whole_axis() -> None:
         (["sweep.seed=1,2"], "one for the whole sweep"),
         (["seed=1,2", "sweep.num_trials=3"], "no effect"),
         (["seed=1,2", "sweep.resume=true"], "no sweep is named"),
-        (["seed=1,2", "sweep.nmae=tpe"], "not a setting"),
-        (["optimizer.lr=interval(1,0)", "sweep=tpe"], "from a low to a high"),
+        (["seed=1,2", "sweep.nmae=optuna"], "not a setting"),
+        (["optimizer.lr=interval(1,0)", "sweep=optuna"], "from a low to a high"),
         (["seed=1,2", "sweep=bayes"], "does not exist"),
+        (["seed=1,2", "sweep.pruner=median"], "sweep=grid runs every combination"),
+        (["seed=1,2", "sweep=optuna", "sweep.sampler=qmc"], "takes intervals only; seed is a list"),
+        (["seed=interval(1,9)", "sweep=optuna", "sweep.sampler=cmaes"], "one alone would be drawn at random"),
+        (["seed=1,2", "sweep=optuna", "data.validation_fraction=0"], "there are no validation examples"),
     ],
 )
 def test_wrong_sweep_is_refused(words: list[str], message: str) -> None:
@@ -94,4 +98,11 @@ def test_every_job_is_checked_before_the_first_starts() -> None:
 
 
 def test_both_ends_of_an_interval_are_checked() -> None:
-    assert any("train.batch_size = 0" in one for one in messages("train.batch_size=interval(0,8)", "sweep=tpe"))
+    assert any("train.batch_size = 0" in one for one in messages("train.batch_size=interval(0,8)", "sweep=optuna"))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "cmaes"])
+def test_sampler_in_the_place_of_the_search_is_told(sampler: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan("seed=1,2", f"sweep={sampler}")
+    assert f"did you mean 'sweep=optuna sweep.sampler={sampler}'?" in str(caught.value.problems[0].help)

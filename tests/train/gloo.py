@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from chainft.cli.jobs import warm_context
 
@@ -41,7 +41,10 @@ class Ranks:
                 ready = wait([one for _, one in self._started if one not in found], timeout=2 * SECONDS)
                 for connection in ready:
                     assert isinstance(connection, Connection)
-                    failed, found[connection] = connection.recv()
+                    try:
+                        failed, found[connection] = connection.recv()
+                    except EOFError:
+                        self._fail("a rank has ended")
                     if failed:
                         self._fail(found[connection])
                 if not ready:
@@ -55,7 +58,7 @@ class Ranks:
             connection.close()
         self._started = []
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, message: str) -> NoReturn:
         self.close()
         raise AssertionError(message)
 

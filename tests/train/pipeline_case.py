@@ -23,6 +23,7 @@ from chainft.data.batching import Batch
 from chainft.plan.pipeline_schedule import placement
 from chainft.stages.gates import Gates
 from chainft.stages.own import canonical_names, own_stages
+from chainft.stages.sharing import tie_blocks
 from chainft.stages.spans import equal_spans
 from chainft.train.pipeline import Pipeline
 from tests.stages.architectures import HEADS, VOCABULARY, tiny_config
@@ -48,6 +49,8 @@ class Case:
     """Under autocast."""
     recomputed: bool = False
     dropout: float = 0.0
+    repeats: bool = False
+    """The upper half of the blocks has the parameters of the lower one."""
 
     def autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
@@ -111,6 +114,8 @@ def model_of(case: Case) -> PreTrainedModel:
     model: PreTrainedModel = getattr(transformers, HEADS[head]).from_config(config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(part in name for part in case.frozen))
+    if case.repeats:
+        tie_blocks(Gates(model).blocks, [(one + 4, one) for one in range(4)], pattern=None, stage="top", other="base")
     if case.lora:
         from chainft.config.chain import LoraConfig
         from chainft.stages.lora import add_adapters
@@ -209,7 +214,8 @@ def piped(
     assert group is not None
     model, task = model_of(case), Targets(case.model.split(":")[1])
     canonical = canonical_names(model)
-    spans = equal_spans(Gates(model).blocks.map, size * stages_per_rank)
+    blocks = Gates(model).blocks
+    spans = equal_spans(blocks.map, size * stages_per_rank)
     ranks = placement(schedule, size, stages_per_rank)
     mine = [number for number, one in enumerate(ranks) if one == rank]
     stages = own_stages(model, spans, mine)
@@ -217,7 +223,7 @@ def piped(
         shape = (dist.get_world_size() // size, size)
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copy", "place"))["copy"]
         for block in (block for stage in stages for block in stage.span.blocks):
-            fully_shard(Gates(model).blocks.module(block), mesh=mesh)
+            fully_shard(blocks.module(block), mesh=mesh, reshard_after_forward=True)
     optimizer = optimizer_of(list(model.parameters()))
     pipeline = Pipeline(
         stages,
@@ -244,7 +250,7 @@ def piped(
         optimizer.zero_grad()
     parameters = {canonical[name]: full(one) for name, one in model.named_parameters()}
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = pipeline.infer(batches_of(case, 7)[0]).logits.float().numpy()
     return Outcome(losses, norms, gradients, parameters, logits, Seen(pipeline.owned_names(), handed_back))
 

@@ -321,6 +321,39 @@ def test_a_pipeline_goes_on_as_any_other_division(train: Train, deep_encoder: Pa
     assert_same_runs(whole, RunFolder(parts), tolerance=3e-5)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["launch.num_processes=2"],
+        ["launch.num_processes=2", "launch.fsdp=true"],
+        ["launch.num_processes=2", "launch.pipeline=2"],
+    ],
+)
+def test_texts_are_written_by_several_processes_as_by_one(
+    tiny_decoder: Path, tmp_path: Path, words: list[str]
+) -> None:
+    rows = [
+        {"prompt": f"{one} met", "response": f"{one} in {place}"}
+        for one in ("anna", "ben", "emil")
+        for place in ("oslo", "paris", "rome")
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given = [f"model={tiny_decoder}", "task=generate", "data=jsonl", f"data.train={data}", f"data.test={data}", *SGD]
+    given += ["train.batch_size=5", "train.max_steps=4", "report.enabled=false", "train.padding_free=false"]
+    given += ["task.max_new_tokens=5"]
+    for name, more in {"alone": [], "several": words}.items():
+        composed = compose([*given, *more, f"run={tmp_path / name}"])
+        launch(composed)
+    alone, several = RunFolder(tmp_path / "alone"), RunFolder(tmp_path / "several")
+    assert_same_runs(alone, several, tolerance=3e-5)
+    texts = [
+        [json.loads(line)["prediction"] for line in (one.predictions / "test.jsonl").open()]
+        for one in (alone, several)
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) == 9
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torch.distributed.run", "accelerate.commands.launch"])
 def test_other_launchers_start_the_same_run(

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
+from transformers.modeling_outputs import SequenceClassifierOutput
 
+from chainft.train.pipeline_output import Sharing
 from tests.train.gloo import Ranks
 from tests.train.pipeline_case import SHAPES, Case, assert_equal, difference, piped, single
 
@@ -100,6 +103,13 @@ def test_parameters_of_several_stages_stay_one_parameter(two: Ranks, kind: str) 
     assert_equal(two.run(piped, case, "zbv", 2), single(case), parameter=2e-5)
 
 
+@pytest.mark.parametrize(("schedule", "stages"), [("1f1b", 1), ("interleaved_zero_bubble", 2)])
+def test_blocks_that_stages_share_stay_one_parameter(two: Ranks, schedule: str, stages: int) -> None:
+    """On two ranks their gradients are summed, on one they are the same object."""
+    case = Case("llama:causal", repeats=True)
+    assert_equal(two.run(piped, case, schedule, stages), single(case))
+
+
 @pytest.mark.parametrize(("schedule", "stages"), [("1f1b", 1), ("zbv", 2)])
 def test_mixed_precision_and_recomputation_change_no_more_than_rounding(
     two: Ranks, schedule: str, stages: int
@@ -151,6 +161,26 @@ def test_a_rank_that_fails_ends_the_others(two: Ranks) -> None:
     with pytest.raises(AssertionError, match="two ranks only"):
         two.run(fails_on_one)
     assert two.run(number_of) == [0, 1]
+
+
+def test_outputs_reach_every_rank_as_they_are(two: Ranks) -> None:
+    for logits, names, text in two.run(shared_output):
+        assert logits.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+        assert (names, text) == (["tags", "more"], "SequenceClassifierOutput")
+
+
+def test_outputs_of_an_unknown_kind_are_refused(two: Ranks) -> None:
+    with pytest.raises(AssertionError, match="a complex in a model's output"):
+        two.run(shared_output, 1j)
+
+
+def shared_output(rank: int, more: object = None) -> tuple[np.ndarray, list[str], str]:
+    assert dist.group.WORLD is not None
+    share = Sharing(dist.group.WORLD, 1, torch.device("cpu"))
+    for factor in (5.0, 1.0):  # Of the second only tensors are sent.
+        logits = factor * torch.arange(4.0).view(2, 2)
+        output = share({"tags": SequenceClassifierOutput(logits=logits.T.contiguous().T), "more": more}, "key")
+    return output["tags"].logits.numpy(), list(output), type(output["tags"]).__name__
 
 
 def number_of(rank: int) -> int:

@@ -83,6 +83,7 @@ def generate(
             generation_config=config,
             logits_processor=processors,
             streamer=_Told(on_token) if on_token and settings.num_beams == 1 else None,
+            synced_gpus=False,  # A sharded model is gathered before: no process waits for another here.
         )
     new = output[:, 1 if has_encoder else sources.shape[1] :].cpu().numpy()  # (B * N, T)
     answers = [row[: _first_end(row, ends)].astype(np.int32) for row in new]

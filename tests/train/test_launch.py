@@ -348,7 +348,7 @@ def test_texts_are_written_by_several_processes_as_by_one(
     alone, several = RunFolder(tmp_path / "alone"), RunFolder(tmp_path / "several")
     assert_same_runs(alone, several, tolerance=3e-5)
     texts = [
-        [json.loads(line)["prediction"] for line in (one.predictions / "test.jsonl").open()]
+        [json.loads(line)["prediction"] for line in (one.predictions / "test.jsonl").read_text().splitlines()]
         for one in (alone, several)
     ]
     assert texts[0] == texts[1] and len(texts[0]) == 9

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from chainft.config.launch import ONE_STAGE, LaunchConfig, launched_size
 from chainft.config.no_effect import no_effect
 from chainft.config.run import RunConfig
-from chainft.errors import Problem
+from chainft.errors import ConfigError, Problem
 
 
 def processes_fit_machines(config: RunConfig) -> Iterator[Problem]:
@@ -162,6 +162,19 @@ def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
 def _unplaced(key: str, value: object, because: str, help: str) -> Problem:
     message = f"{key} = {value!r} does not go with launch.pipeline: {because}"
     return Problem("contradiction", message, key=key, help=help)
+
+
+def check_heads(config: RunConfig, heads: Collection[str]) -> None:
+    """Raise ConfigError for a task with several heads on a model that is divided; `heads`: their names, if any."""
+    if heads and config.launch.divides:
+        key = "launch.pipeline" if config.launch.is_pipeline else "launch.fsdp"
+        raise ConfigError(
+            f"task {config.task.name!r} has several heads ({', '.join(heads)}), which does not go with {key}: a batch "
+            "may have no rows for one of them, whose gradients the others would wait for",
+            slug="contradiction",
+            key=key,
+            help="train it with launch.num_processes alone: the processes share each batch",
+        )
 
 
 def _unsharded(key: str, value: object, because: str, help: str) -> Problem:

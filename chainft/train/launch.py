@@ -11,6 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -175,8 +176,10 @@ def _passing_signals(exchange: Path) -> Iterator[None]:
 def _going_on(composed: Composed) -> Composed:
     """The same run from its last checkpoint, or from its beginning where it has none."""
     folder = RunFolder(Path(str(composed.config.run)))
-    has_checkpoint = (folder.checkpoints / "last").exists()
-    return replace(composed, config=replace(composed.config, resume=composed.config.resume or has_checkpoint))
+    if composed.config.resume or folder.config.is_file():
+        return replace(composed, config=replace(composed.config, resume=True))
+    shutil.rmtree(folder.path, ignore_errors=True)  # Made by this command, and still without settings.
+    return composed
 
 
 def _results(config: RunConfig) -> dict[str, Any]:

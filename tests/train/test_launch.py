@@ -205,11 +205,13 @@ def test_a_process_that_fails_ends_the_run_with_its_rank(
     assert found is not None and found.step == 6
 
 
+@pytest.mark.parametrize("step", [2, 9])
 def test_a_run_that_lost_a_process_starts_again_by_itself(
-    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path
+    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path, step: int
 ) -> None:
+    """Before the first checkpoint and after it."""
     marker = tmp_path / "happened"
-    fault(f"kill@step=9,phase=forward,rank=1,once={marker}")
+    fault(f"kill@step={step},phase=forward,rank=1,once={marker}")
     assert_same_runs(alone, train("launch.max_restarts=1", name="again"))
     assert marker.exists()
 

@@ -11,7 +11,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -174,12 +173,9 @@ def _passing_signals(exchange: Path) -> Iterator[None]:
 
 
 def _going_on(composed: Composed) -> Composed:
-    """The same run from its last checkpoint, or from its beginning where it has none."""
-    folder = RunFolder(Path(str(composed.config.run)))
-    if composed.config.resume or folder.config.is_file():
-        return replace(composed, config=replace(composed.config, resume=True))
-    shutil.rmtree(folder.path, ignore_errors=True)  # Made by this command, and still without settings.
-    return composed
+    """The same run from its last checkpoint, or from its beginning where it has none; its folder is there, perhaps."""
+    is_there = RunFolder(Path(str(composed.config.run))).path.is_dir()
+    return replace(composed, config=replace(composed.config, resume=composed.config.resume or is_there))
 
 
 def _results(config: RunConfig) -> dict[str, Any]:

@@ -69,6 +69,13 @@ def _resolved(composed: Composed) -> Composed:
         import torch
 
         count = max(1, torch.cuda.device_count()) * config.launch.num_machines
+    if count == 1 and config.launch.divides:
+        raise ConfigError(
+            "launch.num_processes = auto finds one device here, and launch.fsdp and launch.pipeline need several",
+            slug="contradiction",
+            key="launch.num_processes",
+            help="give the number of processes",
+        )
     _check_devices(config, count)
     run = config.run or str(new_run_path(config.runs_dir, config.task.name))
     if config.run is None and config.launch.num_machines > 1:

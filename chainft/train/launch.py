@@ -110,7 +110,12 @@ def _attempt(composed: Composed, exchange: Path, attempt: int) -> Failure | None
 
     from chainft.train.worker import Surroundings, work
 
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher", "torchelastic-events-null"):
+    for name in (
+        "torch.distributed.elastic",
+        "torch.distributed.launcher",
+        "torchelastic-events-null",
+        "torch.multiprocessing.spawn",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # What they would tell is told by `first_cause`.
     if sys.platform == "linux":
         multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))

@@ -20,7 +20,7 @@ from transformers import BertConfig, BertModel
 
 from chainft.config.compose import compose
 from chainft.config.saved import compose_resumed
-from chainft.errors import DataError, DistributedError, DivergedError, Stopped
+from chainft.errors import ConfigError, DataError, DistributedError, DivergedError, Stopped
 from chainft.run_folder import RunFolder
 from chainft.train.checkpoint import CheckpointStore
 from chainft.train.launch import launch
@@ -375,3 +375,11 @@ def test_other_launchers_start_the_same_run(
 
 
 _ACCELERATE = ("--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+
+
+def test_what_one_process_finds_wrong_ends_all_at_once(train: Train) -> None:
+    start = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        train("launch.num_processes=2", "launch.pipeline=2", "launch.schedule=zbv", name="run")
+    assert "needs 4 stages, 2 a place, and the model has 2 blocks" in caught.value.render()
+    assert time.monotonic() - start < 25

@@ -27,6 +27,7 @@ from chainft.config.run import RunConfig
 from chainft.errors import ConfigError
 from chainft.run_folder import RunFolder, new_run_path
 from chainft.train.outcomes import Failure, first_cause, read_outcomes
+from chainft.train.signals import HANDLED, STOPPING, say
 
 logger = logging.getLogger(__name__)
 
@@ -170,13 +171,17 @@ def _endpoint(settings: LaunchConfig) -> str:
 def _passing_signals(exchange: Path) -> Iterator[None]:
     """Pass SIGINT, SIGTERM and SIGUSR1 on to the workers, which save, end, and say so."""
 
+    told: list[int] = []
+
     def pass_on(number: int, frame: FrameType | None) -> None:
+        if not told:
+            say(STOPPING)
+        told.append(number)
         for file in exchange.glob("*.pid"):
             with suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), number)
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, pass_on) for number in handled}
+    before = {number: signal.signal(number, pass_on) for number in HANDLED}
     try:
         yield
     finally:

@@ -69,6 +69,13 @@ def _resolved(composed: Composed) -> Composed:
         import torch
 
         count = max(1, torch.cuda.device_count()) * config.launch.num_machines
+    if count == 1 and config.launch.divides:
+        raise ConfigError(
+            "launch.num_processes = auto finds one device here, and launch.fsdp and launch.pipeline need several",
+            slug="contradiction",
+            key="launch.num_processes",
+            help="give the number of processes",
+        )
     _check_devices(config, count)
     run = config.run or str(new_run_path(config.runs_dir, config.task.name))
     if config.run is None and config.launch.num_machines > 1:
@@ -103,7 +110,12 @@ def _attempt(composed: Composed, exchange: Path, attempt: int) -> Failure | None
 
     from chainft.train.worker import Surroundings, work
 
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher", "torchelastic-events-null"):
+    for name in (
+        "torch.distributed.elastic",
+        "torch.distributed.launcher",
+        "torchelastic-events-null",
+        "torch.multiprocessing.spawn",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # What they would tell is told by `first_cause`.
     if sys.platform == "linux":
         multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
@@ -173,10 +185,9 @@ def _passing_signals(exchange: Path) -> Iterator[None]:
 
 
 def _going_on(composed: Composed) -> Composed:
-    """The same run from its last checkpoint, or from its beginning where it has none."""
-    folder = RunFolder(Path(str(composed.config.run)))
-    has_checkpoint = (folder.checkpoints / "last").exists()
-    return replace(composed, config=replace(composed.config, resume=composed.config.resume or has_checkpoint))
+    """The same run from its last checkpoint, or from its beginning where it has none; its folder is there, perhaps."""
+    is_there = RunFolder(Path(str(composed.config.run))).path.is_dir()
+    return replace(composed, config=replace(composed.config, resume=composed.config.resume or is_there))
 
 
 def _results(config: RunConfig) -> dict[str, Any]:

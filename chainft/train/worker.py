@@ -70,7 +70,8 @@ def work(composed: Composed, exchange: str, around: Surroundings) -> None:
 
 def _watch(exchange: Path, rank: int, run: Path) -> None:
     """End this process soon after another one failed: it may wait for that one, or hang itself, and never notice."""
-    while not any(one.exit_code and one.rank != rank and one.trace for one in read_outcomes(exchange).values()):
+    stopped = (0, Stopped.exit_code, Interrupted.exit_code)
+    while all(one.exit_code in stopped or one.rank == rank for one in read_outcomes(exchange).values()):
         time.sleep(_WATCH_S)
     time.sleep(_GRACE_S)
     with suppress(OSError), (run / f"stacks_rank_{rank}.txt").open("w", encoding="utf-8") as stream:

@@ -26,6 +26,7 @@ import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from transformers import BertConfig, BertForMaskedLM
 
+from chainft.config.run import CheckpointConfig
 from chainft.train.optimizer_state import pack_optimizer
 from chainft.train.parts import own_part
 from chainft.train.shared_checkpoints import SharedCheckpoints
@@ -55,7 +56,7 @@ class Training:
 
 def chainft_saving(training: Training, folder: Path, *, asynchronous: bool) -> tuple[Save, Callable[[], None]]:
     """As `chainft.train.fit` does."""
-    checkpoints = SharedCheckpoints.of(World(), folder, 2, asynchronous=asynchronous)
+    checkpoints = SharedCheckpoints.of(World(), folder, CheckpointConfig(asynchronous=asynchronous))
 
     def save(step: int) -> None:
         tensors, groups = pack_optimizer(training.optimizer, training.model)

@@ -185,10 +185,7 @@ class Session:
         if self.config.train.gradient_checkpointing:
             recompute_all(model)
         prepared.chain.set_recomputation()
-        settings = self.config.checkpoint
-        checkpoints = SharedCheckpoints.of(
-            self.world, self.folder.checkpoints, settings.max_checkpoints, asynchronous=settings.asynchronous
-        )
+        checkpoints = SharedCheckpoints.of(self.world, self.folder.checkpoints, self.config.checkpoint)
         found = checkpoints.latest() if self.config.resume else None
         if found:
             self._check_data(found, prepared)

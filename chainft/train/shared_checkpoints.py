@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chainft.config.run import CheckpointConfig
 from chainft.errors import ChainftError, CheckpointError, Problem
 from chainft.train.background import Background
 from chainft.train.checkpoint import CheckpointStore
@@ -44,9 +45,9 @@ class SharedCheckpoints:
         self._count = 0
 
     @classmethod
-    def of(cls, world: World, folder: Path, max_checkpoints: int, *, asynchronous: bool = False) -> SharedCheckpoints:
-        store = CheckpointStore(folder, max_checkpoints=max_checkpoints if world.is_main else None)
-        return cls(store, world, asynchronous=asynchronous)
+    def of(cls, world: World, folder: Path, settings: CheckpointConfig) -> SharedCheckpoints:
+        store = CheckpointStore(folder, max_checkpoints=settings.max_checkpoints if world.is_main else None)
+        return cls(store, world, asynchronous=settings.asynchronous)
 
     @property
     def folder(self) -> Path:

@@ -53,7 +53,6 @@ def begin(folder: Path, *, every: int = 1, asynchronous: bool = True) -> Fit:
     fit: Fit = make(folder, settings, {step: step / 10 for step in range(1, STEPS + 1)})
     learner: Any = RealLearner(settings)
     fit.learner = learner
-    fit.checkpoints = SharedCheckpoints.of(World(), folder / "checkpoints", 2, asynchronous=asynchronous)
     return fit
 
 
@@ -125,7 +124,7 @@ def inject(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def store_of(folder: Path) -> SharedCheckpoints:
-    return SharedCheckpoints.of(World(), folder, 2, asynchronous=True)
+    return SharedCheckpoints.of(World(), folder, CheckpointConfig(asynchronous=True))
 
 
 def save(checkpoints: SharedCheckpoints, step: int, weight: torch.Tensor) -> None:

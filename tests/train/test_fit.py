@@ -93,7 +93,7 @@ def make(folder: Path, settings: RunConfig, scores: dict[int, float] | None) -> 
     example = Example({"text": "the words"}, Origin("train.csv", 7))
     return Fit(
         learner,
-        SharedCheckpoints.of(World(), folder / "checkpoints", settings.checkpoint.max_checkpoints),
+        SharedCheckpoints.of(World(), folder / "checkpoints", settings.checkpoint),
         folder=RunFolder(folder),
         recorder=recorder,
         stop=stop,

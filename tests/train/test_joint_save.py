@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from chainft.config.run import CheckpointConfig
 from chainft.errors import CheckpointError, StorageError
 from chainft.train import shared_checkpoints
 from chainft.train.checkpoint import CheckpointStore
@@ -44,7 +45,7 @@ def whole_state(scale: float = 1.0) -> dict[str, Tensor]:
 
 
 def open_store(rank: int, folder: str, **settings: Any) -> SharedCheckpoints:
-    return SharedCheckpoints.of(world_of(rank), Path(folder), 2, **settings)
+    return SharedCheckpoints.of(world_of(rank), Path(folder), CheckpointConfig(**settings))
 
 
 def save(checkpoints: SharedCheckpoints, step: int, scale: float = 1.0) -> None:

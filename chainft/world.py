@@ -27,6 +27,7 @@ from chainft.config.launch import launched_size
 BUCKET_BYTES = 64 * 2**20
 """Gradients that are summed in one exchange: large enough that its latency does not count."""
 _POLL_S = 0.05
+"""The longest pause between two looks at the store; the first ones are shorter."""
 
 
 @dataclass
@@ -125,9 +126,27 @@ class World:
 
     def wait(self, key: str, poll: Callable[[], None] = lambda: None) -> None:
         """Wait until the store has `key`, however long; `poll` may raise to stop."""
+        pause = _POLL_S / 64
         while self.store is not None and not self.store.check([key]):
             poll()
-            time.sleep(_POLL_S)
+            time.sleep(pause)
+            pause = min(2 * pause, _POLL_S)
+
+    def tell(self, key: str, value: Any) -> None:
+        """Give plain data to whoever asks for `key`, which is used once. As `told` and `collect`, in any thread."""
+        self.store.set(f"chainft/{key}", json.dumps(value))
+
+    def told(self, key: str) -> Any:
+        """What a process told under `key`; waits for it, as long as it takes."""
+        self.wait(f"chainft/{key}")
+        return json.loads(self.store.get(f"chainft/{key}"))
+
+    def collect(self, key: str, value: Any) -> list[Any]:
+        """What the processes give (plain data), in order of rank, on the main one; nothing on the others."""
+        if not self.is_main:
+            self.tell(f"{key}/{self.rank}", value)
+            return []
+        return [value, *(self.told(f"{key}/{rank}") for rank in range(1, self.size))]
 
     @contextmanager
     def main_first(self, name: str, poll: Callable[[], None] = lambda: None) -> Iterator[None]:

@@ -23,6 +23,7 @@ from chainft.errors import ConfigError, ModelError
 from chainft.stages.chain import Chain
 from chainft.stages.links_parts import blocks_of
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
+from chainft.train.parts import own_part
 from chainft.train.slices import placed
 from chainft.world import World
 
@@ -84,15 +85,15 @@ class Sharding:
         return found
 
     def state(self) -> dict[str, Tensor]:
-        """The whole model's state on the main process; none elsewhere. All processes must call it."""
+        """What this process writes of the whole model's state. All processes must call it."""
         self.rest()
-        return self.whole(self.model.state_dict())
+        return own_part(self.model.state_dict(keep_vars=True), self.world)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The whole optimizer's state, as `pack_optimizer` gives it, on the main process."""
+        """What this process writes of the whole optimizer's state, and what else `pack_optimizer` gives of all of it."""
         self.rest()
         tensors, json = pack_optimizer(optimizer, self.model)
-        return self.whole(tensors), json
+        return own_part(tensors, self.world), json
 
     def restore_optimizer(
         self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], json: Mapping[str, Any]

@@ -2,9 +2,10 @@
 
 For each case as many processes as it has ranks join over gloo, divide a model with random weights as training does, and
 take three steps through chainft's own loop. A rank's peak is the kernel's high-water mark of resident memory in these
-steps above what the process had before the model was made; its time is that of the faster of the last two steps. The
-rate of the machine is that of the first case, which is always run, divided by the processes that share a core: on fewer
-cores than ranks times are rough, since a rank that waits gives its core to another one.
+steps above what the process had before the model was made. Its busy time is processor time, the least of the last two
+steps; what is predicted for it is computation and update, so that what gloo computes is in the ratio. The rate of the
+machine is that of the first case, which is always run. The time of a step, waiting included, means something only where
+each rank has a core of its own; else no more than the rate is shared is foreseen.
 
     python scripts/measure_scale.py               # all cases
     python scripts/measure_scale.py fsdp          # those whose names hold a word
@@ -58,7 +59,8 @@ def main() -> int:
         CASES[0],
         *(case for case in CASES[1:] if not sys.argv[1:] or any(word in case.name for word in sys.argv[1:])),
     ]
-    print(f"{'case':<32}{'rank':>5}{'predicted':>12}{'measured':>12}{'ratio':>8}   step: predicted  measured   ratio")
+    print(f"{'case':<32}{'rank':>5}{'predicted':>12}{'measured':>12}{'ratio':>8}{'busy':>9}{'measured':>10}{'ratio':>7}"
+          f"{'step':>9}{'measured':>10}{'ratio':>7}")  # fmt: skip
     ratios: list[float] = []
     rate = 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -67,16 +69,19 @@ def main() -> int:
             seconds = max(one["seconds"] for one in measured)
             config = config_of(case, Path(folder), tiny=False)
             if not rate:
-                scale = predict(config, case, 1.0)
-                rate = scale.places[0].compute_s / seconds
+                alone = predict(config, case, 1.0).places[0]
+                rate = alone.compute_s / (measured[0]["busy"] - alone.update_s)
             scale = predict(config, case, rate)
-            peaks = [place.memory.total for place in scale.places for _ in range(scale.num_copies)]
-            for rank, (predicted, one) in enumerate(zip(peaks, measured, strict=True)):
-                ratio = predicted / one["bytes"]
+            crowd = _crowd(config)
+            places = [place for place in scale.places for _ in range(scale.num_copies)]
+            for rank, (place, one) in enumerate(zip(places, measured, strict=True)):
+                busy = (place.compute_s + place.update_s) / crowd
+                ratio = place.memory.total / one["bytes"]
                 ratios.append(ratio)
-                times = "" if rank else f"{scale.step_s:>15.2f} s{seconds:>8.2f} s{scale.step_s / seconds:>8.2f}"
-                print(f"{case.name if not rank else '':<32}{rank:>5}{predicted / MIB:>8.0f} MiB"
-                      f"{one['bytes'] / MIB:>8.0f} MiB{ratio:>8.3f}   {times}", flush=True)  # fmt: skip
+                step = "" if rank else f"{scale.step_s:>7.2f} s{seconds:>8.2f} s{scale.step_s / seconds:>7.2f}"
+                print(f"{case.name if not rank else '':<32}{rank:>5}{place.memory.total / MIB:>8.0f} MiB"
+                      f"{one['bytes'] / MIB:>8.0f} MiB{ratio:>8.3f}{busy:>7.2f} s{one['busy']:>8.2f} s"
+                      f"{busy / one['busy']:>7.2f}{step}", flush=True)  # fmt: skip
     print(f"memory ratios: {min(ratios):.3f} to {max(ratios):.3f}")
     return int(max(abs(ratio - 1) for ratio in ratios) > 0.15)
 
@@ -90,13 +95,18 @@ def predict(config: Any, case: Case, rate: float) -> Any:
     from chainft.plan.scale import make_scale
     from chainft.train.optimizer import build_optimizer
 
-    crowd = max(1.0, int(config.launch.num_processes) / len(os.sched_getaffinity(0)))
+    crowd = _crowd(config)
     settings = PlanConfig(
         machine="cpu", flops_per_s=rate / crowd, attained_fraction=1.0, memory_bytes_per_s=5e9 / crowd
     )
     machine = machine_of(settings, config.launch, DEVICES["cpu"], mixed_precision="no")
     forms = OptimizerForms(lambda module: build_optimizer(module, config.optimizer))
     return make_scale(follow(config, Asked(length=case.length)), forms, machine)
+
+
+def _crowd(config: Any) -> float:
+    """Processes that share a core."""
+    return max(1.0, int(config.launch.num_processes) / len(os.sched_getaffinity(0)))
 
 
 def measure(case: Case, folder: Path) -> dict[str, float]:
@@ -113,14 +123,15 @@ def measure(case: Case, folder: Path) -> dict[str, float]:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM.
-    seconds = []
+    seconds, busy = [], []
     for step in range(3):
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.process_time()
         learner.update(step)
         seconds.append(time.perf_counter() - started)
+        busy.append(time.process_time() - began)
     peak = status_bytes("VmHWM") - before
     leave(world)
-    return {"bytes": peak, "seconds": min(seconds[1:])}
+    return {"bytes": peak, "seconds": min(seconds[1:]), "busy": min(busy[1:])}
 
 
 def _learner(config: Any, case: Case, folder: Path, world: Any) -> Any:

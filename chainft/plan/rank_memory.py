@@ -69,8 +69,9 @@ def rank_memory(followed: Followed, own: Own, forms: OptimizerForms) -> RankMemo
     activations, buffers = _activations(own), _messages(own)
     whole, scattered = _sharded(followed, own, trained) if launch.fsdp else (0.0, 0.0)
     passes = gradients + activations + buffers + whole
-    if not launch.divides and followed.num_micro_batches == 1:  # Gradients come while activations go.
-        passes = float((followed.step.alive + followed.step.gradients).max(initial=0))
+    if not launch.is_pipeline and followed.num_micro_batches == 1:  # Gradients come while activations go.
+        share = gradients / (size_of(trained) or 1)
+        passes = float((followed.step.alive + share * followed.step.gradients).max(initial=0)) + whole
     update = max((forms.of(one).temporaries * size_of([slices.of(one)]) for one in trained), default=0.0)
     moments: dict[Phase, tuple[float, float]] = {
         "passes": (passes, buffers + whole),
@@ -132,4 +133,4 @@ def _sharded(followed: Followed, own: Own, trained: Sequence[nn.Parameter]) -> t
     early = size_of([one for one in shell if id(one) in kept & of_head])
     gathered = _IN_FLIGHT * max(sizes, default=0.0) if followed.config.launch.reshard_after_forward else sum(sizes)
     within = shell_size + early + gathered + _IN_FLIGHT * max(gradients, default=0.0)
-    return within, shell_size + _IN_FLIGHT * size_of([one for one in shell if id(one) in kept])
+    return within, _IN_FLIGHT * size_of([one for one in shell if id(one) in kept])  # Its weights are freed before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -181,13 +182,13 @@ def test_schedules_with_two_stages_a_place_are_planned(folder: Path, schedule: s
     assert sum(place.num_parameters for place in scale.places) == plan_of_one(folder).total.num_parameters
 
 
-def test_tied_embeddings_are_summed_by_both_places(tiny_decoder: Path) -> None:
-    words = processes(2, *PIPELINE)
-    lower, upper = scaled(tiny_decoder, *words, task="generate").places
-    one = followed(tiny_decoder, *words, task="generate")
-    tied = one.chain.model.get_input_embeddings().weight
-    expected = tied.numel() * 4 if one.chain.model.config.tie_word_embeddings else 0
-    assert sent(lower, "shared parameters") == sent(upper, "shared parameters") == expected
+def test_tied_embeddings_are_summed_by_both_places(tiny_decoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_decoder, tmp_path / "tied")
+    config = json.loads((tiny_decoder / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "tied" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}), "utf-8")
+    lower, upper = scaled(tmp_path / "tied", *processes(2, *PIPELINE), task="generate").places
+    # An all-reduce of two sends as many bytes as the tensor has.
+    assert sent(lower, "shared parameters") == sent(upper, "shared parameters") == config["vocab_size"] * WIDTH * 4
 
 
 def test_a_pipeline_longer_than_the_model_is_refused(folder: Path) -> None:

@@ -100,7 +100,11 @@ class World:
                 one.grad = part.view_as(one)
 
     def gather(self, value: object) -> list[Any] | None:
-        """What the copies give, in their order, on the first of them; None on the others."""
+        """What the copies give, in their order, on the first of them; None on the others.
+
+        All processes call it; they wait as long as it takes until the main one is there, which may be counting scores.
+        """
+        self.share()
         if self.num_copies == 1:
             return [value]
         found: list[Any] | None = [None] * self.num_copies if self.copy == 0 else None
@@ -168,10 +172,15 @@ def join(*, num_places: int = 1, timeout_s: float, device: str) -> World:
 
 
 def leave(world: World) -> None:
-    """Part from the other processes, when all of them are done."""
-    if not world.is_alone:
-        dist.barrier()
-        dist.destroy_process_group()
+    """Part from the other processes, when all of them are done, however long the main one writes."""
+    if world.is_alone:
+        return
+    world.share()
+    world.store.set(f"chainft/left/{world.rank}", "")
+    if world.is_main:  # It may hold the store that the others ask.
+        for rank in range(world.size):
+            world.wait(f"chainft/left/{rank}")
+    dist.destroy_process_group()
 
 
 def _group(groups: list[list[int]], rank: int, timeout: timedelta) -> dist.ProcessGroup | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from chainft.config.launch import ONE_STAGE, LaunchConfig, launched_size
 from chainft.config.no_effect import no_effect
 from chainft.config.run import RunConfig
-from chainft.errors import Problem
+from chainft.errors import ConfigError, Problem
 
 
 def processes_fit_machines(config: RunConfig) -> Iterator[Problem]:
@@ -124,11 +124,6 @@ def what_is_sharded_can_be(config: RunConfig) -> Iterator[Problem]:
             key = f"chain.stages.{stage}.unfreeze_at"
             because = "FSDP2 fixes what is trained when it cuts the parameters"
             yield _unsharded(key, settings.unfreeze_at, because, "train the stage from the start, or keep it frozen")
-    if config.task.name == "joint":
-        because = (
-            "a copy of which a batch has no rows of a task could not take part in the sum of its head's gradients"
-        )
-        yield _unsharded("task.name", "joint", because, "train it without launch.fsdp: the copies share each batch")
 
 
 def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
@@ -147,10 +142,6 @@ def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
         yield _unplaced(
             "train.mixed_precision", "fp16", "its loss scaling would have to agree on all stages", "use bf16"
         )
-    if config.task.name == "joint":
-        yield _unplaced(
-            "task.name", "joint", "its heads have no stages of their own", "share the batch by num_processes"
-        )
     if config.chain.is_linked:
         because = "linked models hand on states of all stages before"
         yield _unplaced("chain.stages", "linked models", because, "share the batch by launch.num_processes alone")
@@ -162,6 +153,19 @@ def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
 def _unplaced(key: str, value: object, because: str, help: str) -> Problem:
     message = f"{key} = {value!r} does not go with launch.pipeline: {because}"
     return Problem("contradiction", message, key=key, help=help)
+
+
+def check_heads(config: RunConfig, heads: Collection[str]) -> None:
+    """Raise ConfigError for a task with several heads on a model that is divided; `heads`: their names, if any."""
+    if heads and config.launch.divides:
+        key = "launch.pipeline" if config.launch.is_pipeline else "launch.fsdp"
+        raise ConfigError(
+            f"task {config.task.name!r} has several heads ({', '.join(heads)}), which does not go with {key}: a batch "
+            "may have no rows for one of them, whose gradients the others would wait for",
+            slug="contradiction",
+            key=key,
+            help="train it with launch.num_processes alone: the processes share each batch",
+        )
 
 
 def _unsharded(key: str, value: object, because: str, help: str) -> Problem:

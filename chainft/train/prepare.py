@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from chainft.config.chain import ChainConfig
 from chainft.config.joint import JointConfig
+from chainft.config.launch_rules import check_heads
 from chainft.config.run import RunConfig
 from chainft.data.card import data_card
 from chainft.data.contract import check_contract
@@ -110,6 +111,7 @@ def prepare(
     _check_sources(config.chain)
     if task.tasks:
         check_joint(config.chain)
+    check_heads(config, task.tasks)
     check_models(config)  # A wrong model name is found before the data is read.
     check_fit(config)
     splits = load_splits(config.data, task)

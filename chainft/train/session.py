@@ -158,7 +158,7 @@ class Session:
 
     def _write_config(self) -> None:
         write_text(self.folder.config, to_yaml(anchored(self.composed.unresolved)))
-        if not self.config.resume:
+        if not self.config.resume or not self.folder.overrides.is_file():
             write_text(self.folder.overrides, to_yaml(list(self.composed.overrides)))
         write_json(self.folder.environment, environment_facts())
 

@@ -92,7 +92,7 @@ class World:
         there = torch.tensor([one.grad is not None for one in parameters], dtype=torch.uint8)
         dist.all_reduce(there, op=dist.ReduceOp.MAX, group=self.copies)
         used = [one for one, flag in zip(parameters, there.tolist(), strict=True) if flag]
-        for bucket in _buckets(used):
+        for bucket in buckets(used):
             grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
             flat = torch.cat([grad.reshape(-1) for grad in grads])
             dist.all_reduce(flat, group=self.copies)
@@ -210,8 +210,8 @@ def _group(groups: list[list[int]], rank: int, timeout: timedelta) -> dist.Proce
     return next(group for group, ranks in zip(made, groups, strict=True) if rank in ranks)
 
 
-def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters of one type and device in their order, up to so many bytes."""
+def buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """What is summed in one exchange: parameters of one type and device in their order, up to so many bytes."""
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for one in parameters:
         kinds.setdefault((one.dtype, one.device), []).append(one)

@@ -16,10 +16,11 @@ from chainft.data.example import Example
 from chainft.errors import DistributedError, DivergedError, Interrupted, Stopped
 from chainft.metrics._direction import falls
 from chainft.metrics.base import unknown_metric
+from chainft.plan.micro_batches import configured_rows
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
 from chainft.train.faults import fault_point
-from chainft.train.learner import Course, Learner, StepFacts, configured_rows
+from chainft.train.learner import Course, Learner, StepFacts
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.parts import own_part
 from chainft.train.recorder import Recorder

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,15 +21,14 @@ from transformers import PreTrainedModel
 
 from chainft.config.launch import LaunchConfig
 from chainft.data.batching import Batch
-from chainft.errors import ConfigError
 from chainft.models.generation import without_keys
-from chainft.plan.balance import balanced_cuts
 from chainft.plan.pipeline_schedule import placement
+from chainft.plan.places import place_spans
 from chainft.stages.blocks import find_blocks
 from chainft.stages.chain import Chain
 from chainft.stages.measure import block_seconds
 from chainft.stages.own import canonical_names, own_stages
-from chainft.stages.spans import Span, spans_between
+from chainft.stages.spans import Span
 from chainft.train.optimizer_state import SEPARATOR, pack_optimizer, restore_optimizer
 from chainft.train.parts import own_part
 from chainft.train.pipeline import Pipeline
@@ -241,32 +239,9 @@ def pipeline_spans(launch: LaunchConfig, model: PreTrainedModel, chain: Chain, t
 
     Raises ConfigError where the chain has too few stages, or the model too few blocks.
     """
-    count = launch.pipeline * launch.stages_of_place
-    spans = list(chain.spans.values())
-    if len(spans) == count:
-        return spans
     blocks = find_blocks(model)
-    if 1 < len(spans) < count or blocks.num_blocks < count:
-        has = f"the chain has {len(spans)} stages" if len(spans) > 1 else f"the model has {blocks.num_blocks} blocks"
-        each = f", {launch.stages_of_place} a place" if launch.stages_of_place > 1 else ""
-        raise ConfigError(
-            f"launch.pipeline = {launch.pipeline} with schedule {launch.schedule!r} needs {count} stages{each}, and {has}",
-            slug="too-few-stages",
-            key="launch.pipeline",
-            help="give the chain more stages (chain.split), or take fewer places or a schedule with one stage a place "
-            "(1f1b, gpipe)",
-        )
-    costs = block_seconds(model, task.arguments(batch.to(model.device)))
-    if len(spans) == 1:
-        return list(spans_between(balanced_cuts(costs, count)))
-    # Stages of embeddings or a head alone have no blocks; they cost a little, so that they have a place too.
-    least = min(costs) / 10
-    ends = balanced_cuts([sum(costs[span.start : span.stop]) + least for span in spans], count)
-    return [_joined(spans[start:stop]) for start, stop in pairwise(ends)]
-
-
-def _joined(spans: Sequence[Span]) -> Span:
-    return Span(spans[0].start, spans[-1].stop, spans[0].embeddings, spans[-1].head)
+    inputs = task.arguments(batch.to(model.device))
+    return place_spans(launch, [*chain.spans.values()], blocks.num_blocks, lambda: block_seconds(model, inputs))
 
 
 def _whole(tensor: Tensor) -> Tensor:

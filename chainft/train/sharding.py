@@ -19,9 +19,9 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from chainft.config.launch import LaunchConfig
-from chainft.errors import ConfigError, ModelError
+from chainft.errors import ConfigError
 from chainft.stages.chain import Chain
-from chainft.stages.links_parts import blocks_of
+from chainft.stages.shard_units import shard_units
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.parts import own_part
 from chainft.train.slices import placed
@@ -55,7 +55,7 @@ class Sharding:
         self._reshards = launch.reshard_after_forward
         mesh = _mesh(world, device)
         policy: OffloadPolicy = CPUOffloadPolicy() if launch.cpu_offload else OffloadPolicy()
-        for units in _units(model):
+        for units in shard_units(model):
             fully_shard(units, mesh=mesh, reshard_after_forward=launch.reshard_after_forward, offload_policy=policy)
         root = model if stage is None else stage
         fully_shard(root, mesh=mesh, reshard_after_forward=False, offload_policy=policy)
@@ -143,31 +143,3 @@ class Sharding:
 def _mesh(world: World, device: str) -> DeviceMesh:
     group: Any = world.copies if world.copies is not None else torch.distributed.group.WORLD
     return DeviceMesh.from_group(group, device)
-
-
-def _units(model: PreTrainedModel) -> Iterator[list[nn.Module]]:
-    """Blocks, those that share parameters together; one that shares some with the shell stays with it."""
-    try:
-        blocks = blocks_of(model)
-    except ModelError:
-        return  # A model whose blocks cannot be told apart is one unit.
-    owners: dict[int, set[int]] = {}
-    modules = list(dict.fromkeys(blocks.module(number) for number in range(blocks.num_blocks)))
-    modules = [module for module in modules if next(module.parameters(), None) is not None]  # Others' are empty.
-    place = {id(parameter): -1 for parameter in _shell_parameters(model, modules)}
-    for number, module in enumerate(modules):
-        for parameter in module.parameters():
-            owners.setdefault(id(parameter), set()).add(number)
-    groups = list(range(len(modules)))
-    for key, several in owners.items():
-        together = {groups[number] for number in several} | ({-1} if key in place else set())
-        groups = [min(together) if group in together else group for group in groups]
-    for group in sorted({one for one in groups if one >= 0}):
-        yield [module for module, one in zip(modules, groups, strict=True) if one == group]
-
-
-def _shell_parameters(model: nn.Module, blocks: list[nn.Module]) -> Iterator[nn.Parameter]:
-    inside = {id(module) for block in blocks for module in block.modules()}
-    for module in model.modules():
-        if id(module) not in inside:
-            yield from module.parameters(recurse=False)

@@ -26,6 +26,7 @@ from chainft.config.launch import launched_size
 
 BUCKET_BYTES = 64 * 2**20
 """Gradients that are summed in one exchange: large enough that its latency does not count."""
+_PIECE_BYTES = 16 * 2**20
 _POLL_S = 0.05
 """The longest pause between two looks at the store; the first ones are shorter."""
 
@@ -228,8 +229,15 @@ def buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _digest(tensor: Tensor) -> Tensor:
-    """(2,) numbers that differ where bits do: sums of the values' bits, plain and by place, modulo 2^64."""
+    """(2,) numbers that differ where bits do: sums of the values' bits, plain and by place, modulo 2^64.
+
+    Made in pieces: as 64-bit numbers, a whole table of words would take six times its memory.
+    """
     bits = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    words = torch.nn.functional.pad(bits, (0, -bits.numel() % 4)).view(torch.int32).to(torch.int64)
-    places = torch.arange(1, words.numel() + 1, device=words.device)
-    return torch.stack([words.sum(), (words * places).sum()])
+    found = torch.zeros(2, dtype=torch.int64, device=bits.device)
+    for start in range(0, bits.numel(), _PIECE_BYTES):
+        piece = bits[start : start + _PIECE_BYTES]
+        words = torch.nn.functional.pad(piece, (0, -piece.numel() % 4)).view(torch.int32).to(torch.int64)
+        places = torch.arange(words.numel(), device=words.device) + (start // 4 + 1)
+        found += torch.stack([words.sum(), (words * places).sum()])
+    return found

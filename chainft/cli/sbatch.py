@@ -55,7 +55,7 @@ def sbatch_script(config: RunConfig, words: Sequence[str]) -> str:
         f"export RUN={run}",
         'export MAIN="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
         "srun bash -c '",
-        '  if [ -e "$RUN/checkpoints/last" ]; then',
+        '  if [ -e "$RUN/config.yaml" ]; then',
         f'    exec chainft train "run=$RUN" resume=true {_machines(config, place)}'.rstrip(),
         "  fi",
         f'  exec chainft train {_inside(kept)} "run=$RUN" {_machines(config, place)}'.rstrip(),

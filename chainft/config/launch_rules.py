@@ -37,6 +37,19 @@ def processes_fit_machines(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+_OF_OUR_LAUNCHER = ("num_machines", "machine_rank", "main_process_ip", "main_process_port", "max_restarts")
+_OF_ACCELERATE = (
+    ("MIXED_PRECISION", "train.mixed_precision", "no"),
+    ("GRADIENT_ACCUMULATION_STEPS", "train.micro_batch_size", "1"),
+    ("DYNAMO_BACKEND", "train", "no"),
+)
+"""What `accelerate launch` puts into the environment, the setting that does it here, and its value without effect."""
+
+
+def _value_of(config: RunConfig, key: str) -> object:
+    return config.train.mixed_precision if key == "train.mixed_precision" else None
+
+
 def the_launcher_is_followed(config: RunConfig) -> Iterator[Problem]:
     """Who started the processes knows how many there are."""
     launch, size = config.launch, launched_size()
@@ -49,6 +62,21 @@ def the_launcher_is_followed(config: RunConfig) -> Iterator[Problem]:
             key="launch.num_processes",
             help="leave it away under torchrun and accelerate launch",
         )
+    for name in _OF_OUR_LAUNCHER:
+        value = getattr(launch, name)
+        if value != getattr(LaunchConfig, name):
+            yield no_effect(
+                f"launch.{name}", value, "another launcher started the processes (RANK is set)", "tell that launcher"
+            )
+    for name, key, plain in _OF_ACCELERATE:
+        asked = os.environ.get(f"ACCELERATE_{name}", plain).lower()
+        if asked not in (plain, str(_value_of(config, key)).lower()):
+            yield Problem(
+                "contradiction",
+                f"accelerate launch asks for ACCELERATE_{name} = {asked}, which has no effect here",
+                key=key,
+                help=f"set {key} instead, and leave it away there",
+            )
     for name in ("USE_FSDP", "USE_DEEPSPEED", "USE_MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_{name}", "false").lower() in ("true", "1"):
             yield Problem(
@@ -82,7 +110,7 @@ def processes_fit_pipeline(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-_ALONE = ("max_restarts", "fsdp")
+_ALONE = ("main_process_port", "timeout_s", "max_restarts", "fsdp")
 
 
 def settings_have_several_processes(config: RunConfig) -> Iterator[Problem]:

@@ -51,7 +51,8 @@ def test_each_machine_starts_its_part_of_one_run_and_goes_on_with_it(
     shared = ["train", "task=ner", "launch.num_processes=16", "data.columns.text=it's", "run=runs/ner-7"]
     assert first == [*shared, "launch.num_machines=2", "launch.machine_rank=0", "launch.main_process_ip=one"]
     assert second == [*shared, "launch.num_machines=2", "launch.machine_rank=1", "launch.main_process_ip=one"]
-    (tmp_path / "runs/ner-7/checkpoints/last").mkdir(parents=True)
+    (tmp_path / "runs/ner-7").mkdir(parents=True)
+    (tmp_path / "runs/ner-7/config.yaml").touch()  # It goes on with one that had saved nothing yet, too.
     again, _ = seen(script, slurm, tmp_path)
     assert again[:3] == ["train", "run=runs/ner-7", "resume=true"] and again[3:] == first[5:]
 

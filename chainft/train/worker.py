@@ -10,14 +10,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 from threading import Thread
 
 import torch
 
 from chainft.config.compose import Composed
 from chainft.errors import ChainftError, DistributedError, Interrupted, Stopped
-from chainft.train.outcomes import read_outcomes, write_outcome
+from chainft.train.outcomes import (
+    outcome_file,
+    process_file,
+    read_outcomes,
+    request_file,
+    started_here,
+    write_outcome,
+)
 from chainft.train.session import run_training
+from chainft.train.signals import StopRequest
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,12 @@ class Surroundings:
 
     folder: str
     environment: Mapping[str, str]
+    process: int
+    """Its id."""
 
     @classmethod
     def now(cls) -> Surroundings:
-        return cls(str(Path.cwd()), dict(os.environ))
+        return cls(str(Path.cwd()), dict(os.environ), os.getpid())
 
     def enter(self) -> None:
         """Take them over; what the launcher set for this process stays."""
@@ -51,9 +62,18 @@ def work(composed: Composed, exchange: str, around: Surroundings) -> None:
     rank = int(os.environ["RANK"])
     folder = Path(exchange)
     os.setsid()  # The terminal's Ctrl-C reaches the workers once, through the parent.
-    (folder / f"rank_{rank}.pid").write_text(str(os.getpid()))
     _share_cores(int(os.environ["LOCAL_WORLD_SIZE"]))
-    Thread(target=_watch, args=(folder, rank, Path(str(composed.config.run))), daemon=True).start()
+    with StopRequest(Path(str(composed.config.run))) as stop:
+        process_file(folder, rank).write_text(str(os.getpid()))
+        if request_file(folder).is_file():
+            stop.request(Signals(int(request_file(folder).read_text() or SIGTERM)))
+        Thread(
+            target=_watch, args=(folder, rank, Path(str(composed.config.run)), stop, around.process), daemon=True
+        ).start()
+        _train(composed, folder, rank)
+
+
+def _train(composed: Composed, folder: Path, rank: int) -> None:
     try:
         run_training(composed)
     except (Stopped, Interrupted) as error:
@@ -68,14 +88,42 @@ def work(composed: Composed, exchange: str, around: Surroundings) -> None:
         write_outcome(folder, rank, None)
 
 
-def _watch(exchange: Path, rank: int, run: Path) -> None:
-    """End this process soon after another one failed: it may wait for that one, or hang itself, and never notice."""
-    while not any(one.exit_code and one.rank != rank and one.trace for one in read_outcomes(exchange).values()):
+def _watch(exchange: Path, rank: int, run: Path, stop: StopRequest, launcher: int) -> None:
+    """End this process soon after another one failed or vanished: it may wait for that one, or hang itself, and never
+    notice. Let it stop where another one stopped, before all could agree on it."""
+    while True:
         time.sleep(_WATCH_S)
+        if not _is_alive(launcher):
+            os._exit(DistributedError.exit_code)  # Nobody is left who would tell or restart.
+        vanished = _vanished(exchange)
+        others = [one for one in read_outcomes(exchange).values() if one.exit_code and one.rank != rank]
+        if stopped := [one for one in others if one.is_stop]:
+            stop.request(SIGINT if stopped[0].exit_code == Interrupted.exit_code else SIGTERM)
+        if vanished or others:
+            break
     time.sleep(_GRACE_S)
+    if outcome_file(exchange, rank).is_file():
+        return  # It has ended; the launcher lets such processes wait for the others.
     with suppress(OSError), (run / f"stacks_rank_{rank}.txt").open("w", encoding="utf-8") as stream:
         faulthandler.dump_traceback(stream, all_threads=True)
+    if vanished:
+        write_outcome(exchange, rank, ConnectionError(f"rank {vanished[0]} is not there any more"))
     os._exit(DistributedError.exit_code)
+
+
+def _vanished(exchange: Path) -> list[int]:
+    """Ranks of this machine that ended without a word."""
+    started = started_here(exchange)
+    ended = [rank for rank, process in started.items() if not _is_alive(process)]
+    return [rank for rank in ended if not outcome_file(exchange, rank).is_file()]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _share_cores(num_processes: int) -> None:

@@ -32,6 +32,9 @@ _BROKEN = (
 )
 """Words in errors of exchanges whose other side is gone."""
 _SPEECHLESS = "died without a word: killed, or crashed in native code"
+_HINTS: Mapping[int, str] = {
+    signal.SIGABRT: " (NCCL does so where another process does not answer within launch.timeout_s: see its log)",
+}
 _STOPS = (75, 130)
 """Exit codes of processes that were asked to stop."""
 _UNREPEATABLE = (2, 3, 4, 5, 9, 10, *_STOPS)
@@ -148,7 +151,7 @@ def first_cause(
     elif timed_out:
         what = f"did not answer within launch.timeout_s = {config.launch.timeout_s:g} s"
     else:
-        what = f"was killed by {signal.Signals(-code).name}" if code < 0 else _SPEECHLESS
+        what = f"was killed by {signal.Signals(-code).name}{_HINTS.get(-code, '')}" if code < 0 else _SPEECHLESS
     return Failure(_died(rank, what, config), is_repeatable=True)
 
 

@@ -87,6 +87,9 @@ class Engine:
     follow_up_forward: Callable[[Batch], Any] | None = None
     """The same for a batch that is in no store, such as one of a second pass; None: the model's own forward pass."""
     world: World = field(default_factory=World)
+    retries: bool = True
+    """Whether a batch that does not fit in memory is tried in halves: not where other processes compute parts of it, or
+    gather for it what they have."""
     in_step: bool = False
     """Whether all copies must call the model equally often, since it is sharded over them."""
     gathered: Callable[[], AbstractContextManager[object]] | None = None
@@ -189,6 +192,14 @@ class Engine:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            if not self.retries:
+                raise MemoryError_(
+                    f"out of memory predicting {len(chosen)} examples, and a model that is divided cannot try fewer by "
+                    "itself",
+                    slug="out-of-memory",
+                    key="evaluation.batch_size",
+                    help=f"go on with an evaluation.batch_size below {self.batch_size}",
+                ) from error
             if len(chosen) == 1:
                 raise MemoryError_(
                     f"out of memory predicting one example of {len(rows[chosen[0]]['input_ids'])} tokens",

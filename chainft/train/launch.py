@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,9 +26,9 @@ from typing import Any
 from chainft.config.compose import Composed
 from chainft.config.launch import LaunchConfig
 from chainft.config.run import RunConfig
-from chainft.errors import ConfigError
+from chainft.errors import ConfigError, DistributedError
 from chainft.run_folder import RunFolder, new_run_path
-from chainft.train.outcomes import Failure, first_cause, read_outcomes
+from chainft.train.outcomes import Failure, first_cause, read_outcomes, request_file, started_here
 from chainft.train.signals import HANDLED, STOPPING, say
 
 logger = logging.getLogger(__name__)
@@ -53,9 +55,10 @@ def launch(composed: Composed) -> dict[str, Any]:
     for attempt in range(settings.max_restarts + 1):
         with tempfile.TemporaryDirectory(prefix="chainft-") as exchange, _passing_signals(Path(exchange)):
             failure = _attempt(composed, Path(exchange), attempt)
+            was_asked_to_stop = request_file(Path(exchange)).is_file()
         if failure is None:
             return _results(composed.config)
-        if not failure.is_repeatable or attempt == settings.max_restarts:
+        if not failure.is_repeatable or was_asked_to_stop or attempt == settings.max_restarts:
             raise failure.error
         logger.warning("%s; starting again (%d of %d)", failure.error, attempt + 1, settings.max_restarts)
         composed = _going_on(composed)
@@ -106,7 +109,9 @@ def _check_devices(config: RunConfig, count: int) -> None:
 
 def _attempt(composed: Composed, exchange: Path, attempt: int) -> Failure | None:
     """Run the workers once; None where all did what they should."""
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import elastic_launch
 
     from chainft.train.worker import Surroundings, work
@@ -119,18 +124,52 @@ def _attempt(composed: Composed, exchange: Path, attempt: int) -> Failure | None
     ):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # What they would tell is told by `first_cause`.
     if sys.platform == "linux":
-        multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
+        _start_forkserver()
     try:
         config = _elastic_config(composed.config, exchange, attempt)
         elastic_launch(config, work)(composed, str(exchange), Surroundings.now())
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
-        return first_cause(read_outcomes(exchange), composed.config, reported=(int(rank), int(code)))
+        return first_cause(
+            read_outcomes(exchange), composed.config, reported=(int(rank), int(code)), here=started_here(exchange)
+        )
+    except (RendezvousError, DistError) as error:
+        return Failure(_not_met(composed.config, attempt, error), is_repeatable=False)
     for outcome in read_outcomes(exchange).values():
         if outcome.error is not None:
             raise outcome.error
     return None
+
+
+def _start_forkserver() -> None:
+    """Start what the workers are forks of, deaf to what a whole group of processes may be told: it must outlive them."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        forkserver.ensure_running()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _not_met(config: RunConfig, attempt: int, error: Exception) -> DistributedError:
+    """The processes did not find each other."""
+    launch, endpoint = config.launch, _endpoint(config.launch, attempt)
+    reason = str(error.__cause__ or error).splitlines()[0]
+    if launch.num_machines == 1:
+        message, help = (
+            f"cannot listen at {endpoint}: {reason}",
+            "leave launch.main_process_port away, or take another",
+        )
+    else:
+        message = f"machine {launch.machine_rank} of {launch.num_machines} met no other ones at {endpoint}: {reason}"
+        help = (
+            f"start the same command on each machine within launch.timeout_s = {launch.timeout_s:g} s; all must reach "
+            "launch.main_process_ip at launch.main_process_port"
+        )
+    key = "launch.main_process_port" if launch.num_machines == 1 else "launch.main_process_ip"
+    return DistributedError(message, slug="not-met", key=key, help=help)
 
 
 def _elastic_config(config: RunConfig, exchange: Path, attempt: int) -> Any:
@@ -149,9 +188,12 @@ def _elastic_config(config: RunConfig, exchange: Path, attempt: int) -> Any:
         max_nodes=settings.num_machines,
         nproc_per_node=settings.num_processes // settings.num_machines,
         run_id=f"chainft-{RunFolder(Path(str(config.run))).path.name}-{attempt}",
-        rdzv_backend="c10d",
-        rdzv_endpoint=_endpoint(settings),
-        rdzv_configs={"is_host": settings.machine_rank == 0, "timeout": int(settings.timeout_s)},
+        # Static: ranks follow `machine_rank`, and everyone uses the address that was given.
+        rdzv_backend="c10d" if settings.num_machines == 1 else "static",
+        rdzv_endpoint=_endpoint(settings, attempt),
+        rdzv_configs={"is_host": True}
+        if settings.num_machines == 1
+        else {"rank": settings.machine_rank, "timeout": math.ceil(settings.timeout_s)},
         max_restarts=0,
         monitor_interval=0.1,
         start_method="forkserver" if sys.platform == "linux" else "spawn",
@@ -161,10 +203,11 @@ def _elastic_config(config: RunConfig, exchange: Path, attempt: int) -> Any:
     )
 
 
-def _endpoint(settings: LaunchConfig) -> str:
+def _endpoint(settings: LaunchConfig, attempt: int) -> str:
+    """Of several machines, each attempt has a port of its own: another one may still hold that of the last."""
     if settings.num_machines == 1:
         return f"127.0.0.1:{settings.main_process_port or 0}"
-    return f"{settings.main_process_ip}:{settings.main_process_port or DEFAULT_PORT}"
+    return f"{settings.main_process_ip}:{(settings.main_process_port or DEFAULT_PORT) + attempt}"
 
 
 @contextmanager
@@ -177,6 +220,7 @@ def _passing_signals(exchange: Path) -> Iterator[None]:
         if not told:
             say(STOPPING)
         told.append(number)
+        request_file(exchange).write_text(str(number))  # For those that have not begun yet.
         for file in exchange.glob("*.pid"):
             with suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), number)

@@ -11,12 +11,13 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from chainft.config.run import RunConfig
-from chainft.errors import ChainftError, DistributedError, Problem
+from chainft.errors import ChainftError, DistributedError, Interrupted, Problem
 from chainft.run_folder import RunFolder
 
 _BROKEN = (
@@ -31,8 +32,13 @@ _BROKEN = (
 )
 """Words in errors of exchanges whose other side is gone."""
 _SPEECHLESS = "died without a word: killed, or crashed in native code"
-_UNREPEATABLE = (2, 3, 4, 5, 10)
-"""Exit codes of errors that would come again: config, data, model, divergence, security."""
+_HINTS: Mapping[int, str] = {
+    signal.SIGABRT: " (NCCL does so where another process does not answer within launch.timeout_s: see its log)",
+}
+_STOPS = (75, 130)
+"""Exit codes of processes that were asked to stop."""
+_UNREPEATABLE = (2, 3, 4, 5, 9, 10, *_STOPS)
+"""Exit codes of errors that would come again (config, data, model, divergence, checkpoint, security), and of stops."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,11 @@ class Outcome:
         """Whether an exchange broke off: another process is to blame."""
         return self.trace is not None and any(word in self.trace.splitlines()[-1] for word in _BROKEN)
 
+    @property
+    def is_stop(self) -> bool:
+        """Whether it was asked to stop."""
+        return self.exit_code in _STOPS
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -71,6 +82,25 @@ class Failure:
 def outcome_file(exchange: Path, rank: int) -> Path:
     """Where a worker leaves its outcome."""
     return exchange / f"rank_{rank}.json"
+
+
+def process_file(exchange: Path, rank: int) -> Path:
+    """Where a worker leaves its process id."""
+    return exchange / f"rank_{rank}.pid"
+
+
+def request_file(exchange: Path) -> Path:
+    """Where the parent leaves the number of a signal to stop."""
+    return exchange / "signal"
+
+
+def started_here(exchange: Path) -> dict[int, int]:
+    """The workers that began on this machine: rank -> process id."""
+    found = {}
+    for path in exchange.glob("rank_*.pid"):
+        with suppress(ValueError):  # It is just being written.
+            found[int(path.stem.removeprefix("rank_"))] = int(path.read_text())
+    return found
 
 
 def write_outcome(exchange: Path, rank: int, error: BaseException | None) -> None:
@@ -94,24 +124,34 @@ def read_outcomes(exchange: Path) -> dict[int, Outcome]:
     return found
 
 
-def first_cause(outcomes: Mapping[int, Outcome], config: RunConfig, *, reported: tuple[int, int]) -> Failure:
-    """The failure that all others followed from; `reported`: rank and exit code that the launcher saw first."""
+def first_cause(
+    outcomes: Mapping[int, Outcome], config: RunConfig, *, reported: tuple[int, int], here: Collection[int] = ()
+) -> Failure:
+    """The failure that all others followed from; `reported`: rank and exit code that the launcher saw first.
+
+    `here`: ranks that began on this machine. What those of other machines said is not known.
+    """
     failed = sorted((one for one in outcomes.values() if one.exit_code), key=lambda one: one.time)
     causes = [one for one in failed if not one.is_consequence]
     if causes:
         return _told(causes[0], config)
     size = config.launch.num_processes
-    silent = [rank for rank in range(size if isinstance(size, int) else 1) if rank not in outcomes]
     rank, code = reported
+    if code == Interrupted.exit_code:
+        return Failure(Interrupted("left at once by a second Ctrl-C", slug="stopped"), is_repeatable=False)
+    several = config.launch.num_machines > 1
+    everyone = {*here, rank} if several else range(size if isinstance(size, int) else 1)
+    silent = [one for one in sorted(everyone) if one not in outcomes]
     if rank not in silent and silent:
         rank, code = silent[0], 0
     timed_out = any("imed out" in (one.trace or "").splitlines()[-1] for one in failed)
     if rank not in silent:
-        what = "lost the others" if failed and not timed_out else _SPEECHLESS
+        elsewhere = "; the cause may be told on another machine" if several else ""
+        what = f"lost the others{elsewhere}" if failed and (several or not timed_out) else _SPEECHLESS
     elif timed_out:
         what = f"did not answer within launch.timeout_s = {config.launch.timeout_s:g} s"
     else:
-        what = f"was killed by {signal.Signals(-code).name}" if code < 0 else _SPEECHLESS
+        what = f"was killed by {signal.Signals(-code).name}{_HINTS.get(-code, '')}" if code < 0 else _SPEECHLESS
     return Failure(_died(rank, what, config), is_repeatable=True)
 
 
@@ -123,7 +163,7 @@ def _told(outcome: Outcome, config: RunConfig) -> Failure:
         repeatable = outcome.exit_code not in _UNREPEATABLE
         named = [Problem(**{**vars(one), "message": f"{prefix}: {one.message}"}) for one in outcome.problems]
         kinds = {kind.exit_code: kind for kind in ChainftError.__subclasses__()}
-        problems = named if repeatable and outcome.exit_code not in (75, 130) else outcome.problems
+        problems = named if repeatable else outcome.problems
         return Failure(kinds.get(outcome.exit_code, DistributedError).of(problems), is_repeatable=repeatable)
     last = (outcome.trace or "").splitlines()[-1]
     return Failure(_died(outcome.rank, f"failed: {last}", config, trace=outcome.trace), is_repeatable=True)

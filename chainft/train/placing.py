@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,8 @@ class Placed:
 
         self.model.forward = forward
         try:
-            with without_keys(self.model):
+            # Copies write texts of other lengths, and must not wait for each other's slices.
+            with without_keys(self.model), self.sharding.gathered() if self.sharding else nullcontext():
                 yield
         finally:
             del self.model.forward

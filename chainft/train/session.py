@@ -7,7 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ def run_training(composed: Composed) -> dict[str, Any]:
     if needs_launch(composed.config):
         return launch(composed)
     world = _join(composed.config)
+    # Each machine looks for the run by itself, at its own time: what the main process saw holds.
+    composed = replace(composed, config=replace(composed.config, resume=world.share(composed.config.resume)))
     folder = _open_folder(composed.config, world)
     with ExitStack() as stack:
         if world.is_main:
@@ -87,6 +89,13 @@ def _join(config: RunConfig) -> World:
     if launched_size() is None:
         return World()
     device = choose_device(config.train.device).type
+    if device == "mps" and launched_size() != 1:
+        raise ConfigError(
+            f"train.device = {config.train.device!r} computes on MPS, on which processes cannot exchange tensors",
+            slug="no-device",
+            key="train.device",
+            help="give train.device=cpu, or leave launch.num_processes away",
+        )
     return join(num_places=config.launch.pipeline, timeout_s=config.launch.timeout_s, device=device)
 
 
@@ -356,6 +365,8 @@ class Session:
             forward=forward,
             follow_up_forward=self.division.infer if isinstance(self.division, Placed) else None,
             world=self.world,
+            retries=not self.config.launch.is_pipeline
+            and not (self.config.launch.fsdp and prepared.task.evaluates_by_forward),
             in_step=self.config.launch.fsdp and prepared.task.evaluates_by_forward,
             gathered=None if prepared.task.evaluates_by_forward or self.division is None else self.division.gathered,
             agree=self.stop.agree,

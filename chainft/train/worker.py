@@ -10,15 +10,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 from threading import Thread
 
 import torch
 
 from chainft.config.compose import Composed
 from chainft.errors import ChainftError, DistributedError, Interrupted, Stopped
-from chainft.train.outcomes import read_outcomes, write_outcome
+from chainft.train.outcomes import (
+    outcome_file,
+    process_file,
+    read_outcomes,
+    request_file,
+    started_here,
+    write_outcome,
+)
 from chainft.train.session import run_training
-from chainft.train.signals import LAUNCHED
+from chainft.train.signals import LAUNCHED, StopRequest
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,12 @@ class Surroundings:
 
     folder: str
     environment: Mapping[str, str]
+    process: int
+    """Its id."""
 
     @classmethod
     def now(cls) -> Surroundings:
-        return cls(str(Path.cwd()), dict(os.environ))
+        return cls(str(Path.cwd()), dict(os.environ), os.getpid())
 
     def enter(self) -> None:
         """Take them over; what the launcher set for this process stays."""
@@ -43,6 +53,8 @@ class Surroundings:
 _WATCH_S = 0.5
 _GRACE_S = 4.0
 """How long a process has to notice by itself that another one failed."""
+_SAVING_S = 120.0
+"""And how long to save, when another one stopped."""
 _PLACE = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "NCCL_ASYNC")
 
 
@@ -53,9 +65,18 @@ def work(composed: Composed, exchange: str, around: Surroundings) -> None:
     rank = int(os.environ["RANK"])
     folder = Path(exchange)
     os.setsid()  # The terminal's Ctrl-C reaches the workers once, through the parent.
-    (folder / f"rank_{rank}.pid").write_text(str(os.getpid()))
     _share_cores(int(os.environ["LOCAL_WORLD_SIZE"]))
-    Thread(target=_watch, args=(folder, rank, Path(str(composed.config.run))), daemon=True).start()
+    with StopRequest(Path(str(composed.config.run))) as stop:
+        process_file(folder, rank).write_text(str(os.getpid()))
+        if request_file(folder).is_file():
+            stop.request(Signals(int(request_file(folder).read_text() or SIGTERM)))
+        Thread(
+            target=_watch, args=(folder, rank, Path(str(composed.config.run)), stop, around.process), daemon=True
+        ).start()
+        _train(composed, folder, rank)
+
+
+def _train(composed: Composed, folder: Path, rank: int) -> None:
     try:
         run_training(composed)
     except (Stopped, Interrupted) as error:
@@ -70,15 +91,46 @@ def work(composed: Composed, exchange: str, around: Surroundings) -> None:
         write_outcome(folder, rank, None)
 
 
-def _watch(exchange: Path, rank: int, run: Path) -> None:
-    """End this process soon after another one failed: it may wait for that one, or hang itself, and never notice."""
-    stopped = (0, Stopped.exit_code, Interrupted.exit_code)
-    while all(one.exit_code in stopped or one.rank == rank for one in read_outcomes(exchange).values()):
+def _watch(exchange: Path, rank: int, run: Path, stop: StopRequest, launcher: int) -> None:
+    """End this process soon after another one failed or vanished: it may wait for that one, or hang itself, and never
+    notice. Let it stop where another one stopped, before all could agree on it."""
+    stopped_at: float | None = None
+    while True:
         time.sleep(_WATCH_S)
-    time.sleep(_GRACE_S)
+        if not _is_alive(launcher):
+            os._exit(DistributedError.exit_code)  # Nobody is left who would tell or restart.
+        vanished = _vanished(exchange)
+        others = [one for one in read_outcomes(exchange).values() if one.exit_code and one.rank != rank]
+        if vanished or not all(one.is_stop for one in others):
+            time.sleep(_GRACE_S)
+            break
+        if others:
+            stop.request(SIGINT if others[0].exit_code == Interrupted.exit_code else SIGTERM)
+            stopped_at = stopped_at or time.monotonic()
+            if time.monotonic() - stopped_at > _SAVING_S:
+                break
+    if outcome_file(exchange, rank).is_file():
+        return  # It has ended; the launcher lets such processes wait for the others.
     with suppress(OSError), (run / f"stacks_rank_{rank}.txt").open("w", encoding="utf-8") as stream:
         faulthandler.dump_traceback(stream, all_threads=True)
+    if vanished:
+        write_outcome(exchange, rank, ConnectionError(f"rank {vanished[0]} is not there any more"))
     os._exit(DistributedError.exit_code)
+
+
+def _vanished(exchange: Path) -> list[int]:
+    """Ranks of this machine that ended without a word."""
+    started = started_here(exchange)
+    ended = [rank for rank, process in started.items() if not _is_alive(process)]
+    return [rank for rank in ended if not outcome_file(exchange, rank).is_file()]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _share_cores(num_processes: int) -> None:

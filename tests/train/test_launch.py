@@ -6,12 +6,15 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from chainft.config.compose import compose
 from chainft.config.saved import compose_resumed
 from chainft.errors import ConfigError, DataError, DistributedError, DivergedError, Stopped
 from chainft.run_folder import RunFolder
+from chainft.train import launch as launch_module
 from chainft.train.checkpoint import CheckpointStore
 from chainft.train.launch import launch
 
@@ -230,6 +234,26 @@ def test_a_process_killed_in_an_asynchronous_save_changes_nothing(
     assert {path.name for path in last.glob("model*")} == {f"model-0000{one}-of-00002.safetensors" for one in (1, 2)}
 
 
+def test_it_does_so_before_anything_was_saved(
+    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path
+) -> None:
+    fault(f"kill@step=2,phase=forward,rank=0,once={tmp_path / 'happened'}")
+    assert_same_runs(alone, train("launch.max_restarts=1", name="again"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_leaves_early_with_exit_code_0_ends_the_run(
+    train: Train, fault: Callable[[str], None], rank: int
+) -> None:
+    """Fault 33: where others wait for it at the store too."""
+    fault(f"exit@step=6,phase=save,rank={rank}")
+    start = time.monotonic()
+    with pytest.raises(DistributedError) as caught:
+        train(name="run")
+    assert f"rank {rank} of 2 died without a word" in caught.value.render()
+    assert time.monotonic() - start < 240
+
+
 def test_the_fault_of_one_process_is_told_once_and_not_tried_again(train: Train, fault: Callable[[str], None]) -> None:
     fault("nan@step=3,rank=1")
     with pytest.raises(DivergedError) as caught:
@@ -264,6 +288,51 @@ def test_a_signal_to_one_process_stops_and_saves_all(
         train(name="run")
     launch(compose_resumed(str(tmp_path / "run"), []))
     assert_same_runs(alone, RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_that_tokenises_stops_all(
+    train: Train, fault: Callable[[str], None], rank: int
+) -> None:
+    """Fault 26: they have not agreed yet to stop together."""
+    fault(f"term@phase=tokenise,rank={rank},count=1")
+    with pytest.raises(Stopped):
+        train("launch.max_restarts=1", name="run")
+
+
+def test_a_signal_that_comes_before_the_processes_are_there_is_not_lost(train: Train, tmp_path: Path) -> None:
+    before = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+    started = patch.object(launch_module, "_elastic_config", side_effect=lambda *one: before.start() or _config(*one))
+    with started, pytest.raises(Stopped):
+        train("train.num_train_epochs=50", name="run")
+
+
+_config = launch_module._elastic_config
+
+
+def test_a_machine_that_meets_no_other_one_says_so(train: Train) -> None:
+    words = ["launch.num_machines=2", "launch.main_process_ip=127.0.0.1", "launch.timeout_s=2"]
+    with pytest.raises(DistributedError) as caught:
+        train(*words, "launch.main_process_port=29517", name="run")
+    assert "launch.main_process_ip" in caught.value.render() and "127.0.0.1:29517" in caught.value.render()
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_of_processes_saves(
+    still_encoder: Path, ner_files: list[str], tmp_path: Path
+) -> None:
+    """As `timeout`, and many schedulers, send it: what the workers are forks of gets it too, and must outlive them."""
+    run = RunFolder(tmp_path / "run")
+    words = [f"model={still_encoder}", "task=ner", "train.num_train_epochs=500", *ner_files, f"run={run.path}"]
+    command = [sys.executable, "-m", "chainft", "train", *words, "launch.num_processes=2"]
+    started = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while started.poll() is None and not (run.metrics.is_file() and len(run.metrics.read_text().splitlines()) > 3):
+        time.sleep(0.2)
+    os.killpg(started.pid, signal.SIGTERM)
+    _, told = started.communicate(timeout=60)
+    assert started.returncode == 75, told
+    found = CheckpointStore(run.checkpoints).latest()
+    assert found is not None and found.step > 3
 
 
 @pytest.fixture
@@ -341,6 +410,7 @@ def test_a_pipeline_goes_on_as_any_other_division(train: Train, deep_encoder: Pa
         ["launch.num_processes=2"],
         ["launch.num_processes=2", "launch.fsdp=true"],
         ["launch.num_processes=2", "launch.pipeline=2"],
+        ["launch.num_processes=4", "launch.pipeline=2", "launch.fsdp=true", "launch.timeout_s=20"],
     ],
 )
 def test_texts_are_written_by_several_processes_as_by_one(

@@ -43,6 +43,7 @@ from chainft.train.fit import Fit, FitState
 from chainft.train.forward import Forward, find_packing
 from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
+from chainft.train.offload import Offload
 from chainft.train.optimizer import build_optimizer
 from chainft.train.placing import Placed, pipeline_spans
 from chainft.train.plan import make_plan, model_facts
@@ -124,7 +125,7 @@ class Session:
         self.prefix = PrefixCache()
         self.facts: Mapping[str, Any] = {}
         """Of the whole model, for the plan."""
-        self.division: Sharding | Placed | None = None
+        self.division: Sharding | Placed | Offload | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
         """Tokens that evaluations read, where their batches run without padding."""
@@ -146,7 +147,8 @@ class Session:
         if self.world.is_main:
             self._write_data_facts(prepared)
         check_metric(self.config.evaluation.metric, prepared.task)
-        prepared.loaded.model.to(accelerator.device)
+        if not self.config.launch.offloads:
+            prepared.loaded.model.to(accelerator.device)
         with self._display(prepared) as display:
             fit = self._make_fit(prepared, accelerator, display)
             self._write_plan(prepared, fit)
@@ -235,6 +237,8 @@ class Session:
         if self.division is None:
             self._open_prefix(prepared, accelerator, found)
         learner.forward.lender = self.prefix.lenders.get("train")
+        if isinstance(self.division, Offload):
+            self.division.lender = self.prefix.lenders.get("train")
         fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
         if not found:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
@@ -247,18 +251,22 @@ class Session:
             return
         if found:
             model.load_state_dict(found.load("model"))
-        if not launch.is_pipeline:
+        if launch.fsdp and not launch.is_pipeline:
             self._open_prefix(prepared, accelerator, found)
             self.division = Sharding(model, prepared.chain, self.world, launch)
             return
         if model.config.is_encoder_decoder and not prepared.task.evaluates_by_forward:
+            key = "launch.pipeline" if launch.is_pipeline else "launch.offload"
             raise ConfigError(
-                f"task {self.config.task.name!r} on {type(model).__name__} does not go with launch.pipeline: to write "
+                f"task {self.config.task.name!r} on {type(model).__name__} does not go with {key}: to write "
                 "texts, the encoder is called apart from its decoder",
                 slug="unsupported-by-model",
-                key="launch.pipeline",
+                key=key,
                 help="shard it by launch.fsdp=true, or take a decoder",
             )
+        if launch.offloads:
+            self._offload(prepared, accelerator, found)
+            return
         store = prepared.stores["train"]
         rows = list(range(min(MEASURED_ROWS, len(store))))
         batch = prepared.task.collate([store[row] for row in rows], rows)
@@ -274,6 +282,21 @@ class Session:
             [Span(**one) for one in spans],
             world=self.world,
             launch=launch,
+            autocast=accelerator.autocast,
+        )
+
+    def _offload(self, prepared: Prepared, accelerator: Accelerator, found: Checkpoint | None) -> None:
+        """Let the model rest, when what is kept of frozen stages is there."""
+        config, device = self.config, accelerator.device
+        if device.type == "cpu":  # A GPU would have to hold all frozen stages at once.
+            self._open_prefix(prepared, accelerator, found)
+        self.division = Offload(
+            prepared.loaded.model,
+            prepared.chain,
+            prepared.task,
+            launch=config.launch,
+            folder=Path(config.launch.offload_dir or self.folder.path),
+            device=device,
             autocast=accelerator.autocast,
         )
 
@@ -346,7 +369,11 @@ class Session:
         if prepared.task.evaluates_by_forward:
             whole = Forward(prepared.loaded.model, prepared.task, self.packing, self.answers)
             whole.lender = self.prefix.lenders.get(split)
-            forward = self.division.infer if isinstance(self.division, Placed) else whole
+            forward = whole
+            if isinstance(self.division, Placed):
+                forward = self.division.infer
+            elif isinstance(self.division, Offload):
+                forward = partial(self.division.infer, lender=whole.lender)
         return Engine(
             prepared.loaded.model,
             prepared.task,
@@ -354,7 +381,7 @@ class Session:
             autocast=accelerator.autocast,
             poll=self.stop.check,
             forward=forward,
-            follow_up_forward=self.division.infer if isinstance(self.division, Placed) else None,
+            follow_up_forward=self.division.infer if isinstance(self.division, Placed | Offload) else None,
             world=self.world,
             in_step=self.config.launch.fsdp and prepared.task.evaluates_by_forward,
             gathered=None if prepared.task.evaluates_by_forward or self.division is None else self.division.gathered,

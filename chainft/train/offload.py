@@ -8,7 +8,7 @@ its state never comes to a GPU. `offload_step` does the forward and backward pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from chainft.config.launch import LaunchConfig
 from chainft.data.batching import Batch
 from chainft.stages.blocks import Blocks
 from chainft.stages.chain import Chain
@@ -41,15 +40,15 @@ class Offload:
     def __init__(
         self,
         model: PreTrainedModel,
-        chain: Chain,
         task: Task,
+        spans: Iterable[Span],
         *,
-        launch: LaunchConfig,
-        folder: Path,
+        folder: Path | None,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        """`model` is on the CPU, `device` is where it computes. `folder`: for files, if `launch.offload` is disk.
+        """`model` is on the CPU, `device` is where it computes. `spans`: the stages, from embeddings to head; `folder`:
+        for files in which things rest; None: they do so in the CPU's memory.
 
         Raises ModelError for a cut or a family that is refused, StorageError where the disk has no room.
         """
@@ -58,13 +57,13 @@ class Offload:
         self.device = device
         self.autocast = autocast
         self.gates = Gates(model)
-        self.spans = tuple(offload_spans(chain, self.gates.blocks, launch.blocks_per_stage))
+        self.spans = tuple(spans)
         self.lender: Lender | None = None
         """What is kept of frozen stages for training; these are not loaded then."""
         for span in self.spans:
             check_start(model, span)
-        self.place: Resting = OnDisk(folder) if launch.offload == "disk" else InMemory()
-        self.passing: Resting = OnDisk(folder) if launch.offload == "disk" else InMemory()
+        self.place: Resting = OnDisk(folder) if folder else InMemory()
+        self.passing: Resting = OnDisk(folder) if folder else InMemory()
         """What stages hand on rests there until the end of a step."""
         named = dict(model.named_parameters(remove_duplicate=False))
         self.parameters: list[list[nn.Parameter]] = [
@@ -74,8 +73,9 @@ class Offload:
         """Of each stage, what it computes with."""
         self._zeros: dict[torch.dtype, Tensor] = {}
         self._homes: dict[nn.Parameter, Tensor] = {}
-        self._gradients: dict[nn.Parameter, Tensor] = {}
-        self._received: dict[nn.Parameter, None] = {}
+        self.gradients: dict[nn.Parameter, Tensor] = {}
+        """Memory for gradients, where they rest."""
+        self.received: dict[nn.Parameter, None] = {}
         """Parameters that have a gradient in this step."""
         self._loader = _Streams(device) if device.type == "cuda" else None
         for parameter in model.parameters():
@@ -92,7 +92,7 @@ class Offload:
         """
         if num_idle:
             raise ValueError("one process alone has no idle micro-batches")
-        self._received.clear()
+        self.received.clear()
         moved = [batch.to(self.device) for batch in batches]
         try:
             return OffloadStep(self, moved, num_targets, seed).run()
@@ -105,23 +105,23 @@ class Offload:
     def clip(self, limit: float | None) -> float:
         """Clip the gradient of the whole model to a norm; returns the norm before, as torch's clip_grad_norm_ does."""
         norms = []
-        for parameter in self._received:
-            norms.append(torch.linalg.vector_norm(self._gradients[parameter]))
-            self.place.release([self._gradients[parameter]])
+        for parameter in self.received:
+            norms.append(torch.linalg.vector_norm(self.gradients[parameter]))
+            self.place.release([self.gradients[parameter]])
         norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
         if limit is not None and norm > limit:
-            for parameter in self._received:
-                self._gradients[parameter].mul_(limit / (norm + 1e-6))
-                self.place.release([self._gradients[parameter]])
+            for parameter in self.received:
+                self.gradients[parameter].mul_(limit / (norm + 1e-6))
+                self.place.release([self.gradients[parameter]])
         return norm
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Update the parameters that have a gradient, a portion at a time."""
-        received = list(self._received)
+        received = list(self.received)
         for numbers in portions([self._homes[one] for one in received]):
             chosen = [received[number] for number in numbers]
             for parameter in chosen:
-                parameter.data, parameter.grad = self._homes[parameter], self._gradients[parameter]
+                parameter.data, parameter.grad = self._homes[parameter], self.gradients[parameter]
             try:
                 optimizer.step()
             finally:
@@ -130,20 +130,18 @@ class Offload:
                     parameter.data = self._ghost(parameter)
             for parameter in chosen:
                 resting = self._rested(optimizer.state[parameter])
-                self.place.release([self._homes[parameter], self._gradients[parameter], *resting])
+                self.place.release([self._homes[parameter], self.gradients[parameter], *resting])
 
-    @torch.no_grad()
     def infer(self, batch: Batch, lender: Lender | None = None) -> Any:
         """The output that the whole model would give for a batch, from where kept stages end."""
         moved = batch.to(self.device)
-        with torch.inference_mode(False):
+        with _without_graph():
             payload = lender.payload(moved) if lender else None
             return self._run(self.start_of(lender), payload, self.task.arguments(moved))
 
-    @torch.no_grad()
     def forward_like(self, **arguments: Any) -> Any:
         """As the whole model is called."""
-        with torch.inference_mode(False):  # Parameters that are loaded meanwhile are trained later.
+        with _without_graph():
             return self._run(0, None, arguments)
 
     def gathered(self) -> AbstractContextManager[None]:
@@ -216,14 +214,14 @@ class Offload:
             gradient, parameter.grad = parameter.grad, None
             if gradient is None:
                 continue
-            if parameter not in self._gradients:
-                self._gradients[parameter] = self.place.empty_like(self._homes[parameter])
-            home = self._gradients[parameter]
-            if parameter in self._received:
+            if parameter not in self.gradients:
+                self.gradients[parameter] = self.place.empty_like(self._homes[parameter])
+            home = self.gradients[parameter]
+            if parameter in self.received:
                 home.add_(gradient.cpu())
             else:
                 home.copy_(gradient, non_blocking=True)
-            self._received[parameter] = None
+            self.received[parameter] = None
             self.place.release([home])
 
     def _run(self, start: int, payload: Payload | None, arguments: Mapping[str, Any]) -> Any:
@@ -273,12 +271,19 @@ class Offload:
             torch.cuda.synchronize(self.device)
 
 
+@contextmanager
+def _without_graph() -> Iterator[None]:
+    """No gradients, but no tensors of inference mode either: parameters that are loaded meanwhile are trained later."""
+    with torch.inference_mode(False), torch.no_grad():  # In this order: the former switches gradients on.
+        yield
+
+
 class _Streams:
     """Copies stages to a GPU while it computes."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._coming: dict[int, tuple[list[Tensor], torch.cuda.Event]] = {}
 
     def fetch(self, number: int, homes: Sequence[Tensor]) -> None:

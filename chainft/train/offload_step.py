@@ -92,12 +92,14 @@ class OffloadStep:
         if payload and stage > self._first:
             payload = payload.apart()
         output = self._compute(stage, number, payload, random=before.random)
+        outputs: tuple[Tensor, ...]
+        gradients: list[Tensor | None]
         if stage == self._last:
             loss = loss_of(self._offload.task, output, self._batches[number]) / self._num_targets
             self._total += loss.detach()
-            outputs, gradients = [loss], [None]
+            outputs, gradients = (loss,), [None]
         else:
-            outputs, gradients = list(output.tensors()), self._gradients.pop(number)
+            outputs, gradients = output.tensors(), self._gradients.pop(number)
         pairs = [
             (tensor, None if gradient is None else gradient.to(tensor.device))
             for tensor, gradient in zip(outputs, gradients, strict=True)

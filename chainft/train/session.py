@@ -30,6 +30,7 @@ from chainft.report.console import print_findings, print_next, print_plan, print
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
+from chainft.stages.blocks import find_blocks
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
 from chainft.stages.spans import Span
@@ -43,7 +44,7 @@ from chainft.train.fit import Fit, FitState
 from chainft.train.forward import Forward, find_packing
 from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
-from chainft.train.offload import Offload
+from chainft.train.offload import Offload, offload_spans
 from chainft.train.optimizer import build_optimizer
 from chainft.train.placing import Placed, pipeline_spans
 from chainft.train.plan import make_plan, model_facts
@@ -292,10 +293,9 @@ class Session:
             self._open_prefix(prepared, accelerator, found)
         self.division = Offload(
             prepared.loaded.model,
-            prepared.chain,
             prepared.task,
-            launch=config.launch,
-            folder=Path(config.launch.offload_dir or self.folder.path),
+            offload_spans(prepared.chain, find_blocks(prepared.loaded.model), config.launch.blocks_per_stage),
+            folder=Path(config.launch.offload_dir or self.folder.path) if config.launch.offload == "disk" else None,
             device=device,
             autocast=accelerator.autocast,
         )

@@ -131,6 +131,7 @@ class Offload:
             for parameter in chosen:
                 resting = self._rested(optimizer.state[parameter])
                 self.place.release([self._homes[parameter], self.gradients[parameter], *resting])
+            self.place.settle()
 
     def infer(self, batch: Batch, lender: Lender | None = None) -> Any:
         """The output that the whole model would give for a batch, from where kept stages end."""
@@ -207,6 +208,7 @@ class Offload:
             for parameter in parameters:
                 parameter.data = self._ghost(parameter)
             self.place.release(homes)
+            self.place.settle()
 
     def store_gradients(self, number: int) -> None:
         """Let the gradients that a loaded stage's parameters have rest, added to what other stages gave."""

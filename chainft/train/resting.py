@@ -7,6 +7,7 @@ have no name, so that nothing is left of them when the process ends, in whatever
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import tempfile
@@ -43,6 +44,10 @@ class Resting(Protocol):
         """Tensors of this place are needed soon."""
         ...
 
+    def settle(self) -> None:
+        """A stage is done: give what it used beside back to the system."""
+        ...
+
     def clear(self) -> None:
         """Give all memory free for new tensors; the tensors that had it must not be used any more."""
         ...
@@ -63,6 +68,9 @@ class InMemory:
     def expect(self, tensors: Iterable[Tensor]) -> None:
         pass
 
+    def settle(self) -> None:
+        pass
+
     def clear(self) -> None:
         pass
 
@@ -73,6 +81,9 @@ class OnDisk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._segments: list[_Segment] = []
+        # glibc keeps freed memory between what is in use, and aligned blocks of the same size do not fit in again: after
+        # some stages it would hold as much as the whole model has.
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
     def empty_like(self, tensor: Tensor) -> Tensor:
         """Raises StorageError where the disk has no room."""
@@ -92,6 +103,10 @@ class OnDisk:
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
         self._advise(tensors, getattr(mmap, "MADV_WILLNEED", None))
+
+    def settle(self) -> None:
+        if self._trim is not None:
+            self._trim(0)
 
     def clear(self) -> None:
         for segment in self._segments:

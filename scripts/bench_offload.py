@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,19 @@ def make_model(folder: Path, *, layers: int, width: int) -> int:
 def _run(arguments: argparse.Namespace, folder: Path, name: str, more: Sequence[str]) -> Result:
     words = [f"model={folder / 'model'}", f"run={folder / name}", f"train.max_steps={arguments.steps}", *more]
     words += [f"train.batch_size={arguments.batch}", f"train.micro_batch_size={arguments.micro_batch}"]
-    words += ["train.device=cpu", "train.padding_free=false", "report.enabled=false", "evaluation.before_training=false"]
+    words += [
+        "train.device=cpu",
+        "train.padding_free=false",
+        "report.enabled=false",
+        "evaluation.before_training=false",
+    ]
     words += ["data.max_validation_samples=16", "data.max_test_samples=16", f"task={arguments.task}"]
     command = [sys.executable, __file__, "--child", *words]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: Result = json.loads(done.stdout.strip().splitlines()[-1])
     records = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [one for one in records if one["kind"] == "train"]
-    seconds = [after["time_s"] - before["time_s"] for before, after in zip(steps, steps[1:], strict=False)]
+    seconds = [after["time_s"] - before["time_s"] for before, after in pairwise(steps)]
     return {**found, "losses": [one["loss"] for one in steps], "step_s": min(seconds)}
 
 

@@ -150,7 +150,8 @@ class Offload:
         return called_by_stages(self.model, self.forward_like)
 
     def rest(self) -> None:
-        """Nothing: the parameters always rest between two calls."""
+        """Take everything out of the process that was looked at where it rests, as a checkpoint is made of it."""
+        self.place.release_all()
 
     def state(self) -> dict[str, Tensor]:
         """The whole model's state, where it rests."""
@@ -257,9 +258,8 @@ class Offload:
         try:
             yield
         finally:
-            for parameter, home in self._homes.items():
+            for parameter in self._homes:
                 parameter.data = self._ghost(parameter)
-                self.place.release([home])
 
     def _move_buffers(self, device: torch.device) -> None:
         for module in self.model.modules():
@@ -313,7 +313,8 @@ class _Streams:
 def offload_spans(chain: Chain, blocks: Blocks, size: int) -> Iterator[Span]:
     """Stages of at most `size` blocks that end where those of the chain end, and where an encoder does."""
     seam = blocks.stacks[0].size
-    for span in chain.spans.values():
+    whole = Span(0, blocks.num_blocks, embeddings=True, head=True)
+    for span in chain.spans.values() if len(chain.spans) > 1 else [whole]:
         halves = (
             [(span.start, seam), (seam, span.stop)] if span.start < seam < span.stop else [(span.start, span.stop)]
         )

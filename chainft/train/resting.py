@@ -40,6 +40,10 @@ class Resting(Protocol):
         """Tensors of this place are not needed for a while; their values stay."""
         ...
 
+    def release_all(self) -> None:
+        """None of its tensors is needed for a while."""
+        ...
+
     def expect(self, tensors: Iterable[Tensor]) -> None:
         """Tensors of this place are needed soon."""
         ...
@@ -63,6 +67,9 @@ class InMemory:
         return True
 
     def release(self, tensors: Iterable[Tensor]) -> None:
+        pass
+
+    def release_all(self) -> None:
         pass
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
@@ -100,6 +107,11 @@ class OnDisk:
 
     def release(self, tensors: Iterable[Tensor]) -> None:
         self._advise(tensors, getattr(mmap, "MADV_DONTNEED", None))
+
+    def release_all(self) -> None:
+        advice = getattr(mmap, "MADV_DONTNEED", None)
+        for segment in self._segments if advice is not None else ():
+            segment.map.madvise(advice)
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
         self._advise(tensors, getattr(mmap, "MADV_WILLNEED", None))

@@ -154,7 +154,9 @@ FROZEN = ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stag
 def test_an_offloaded_run_gives_the_numbers_of_a_plain_one(train: Train, words: list[str]) -> None:
     if any("lora" in word for word in words):
         pytest.importorskip("peft")
-    assert_same_runs(train(*words, name="plain"), train(*words, "launch.offload=disk", name="offload"))
+    offload = train(*words, "launch.offload=disk", name="offload")
+    assert json.loads(offload.plan.read_text())["offload"] == {"rests_in": "disk", "stages": [[0], [1]]}
+    assert_same_runs(train(*words, name="plain"), offload)
 
 
 def test_frozen_stages_whose_outputs_are_kept_are_not_loaded(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

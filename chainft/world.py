@@ -26,7 +26,9 @@ from chainft.config.launch import launched_size
 
 BUCKET_BYTES = 64 * 2**20
 """Gradients that are summed in one exchange: large enough that its latency does not count."""
+_PIECE_BYTES = 16 * 2**20
 _POLL_S = 0.05
+"""The longest pause between two looks at the store; the first ones are shorter."""
 
 
 @dataclass
@@ -91,7 +93,7 @@ class World:
         there = torch.tensor([one.grad is not None for one in parameters], dtype=torch.uint8)
         dist.all_reduce(there, op=dist.ReduceOp.MAX, group=self.copies)
         used = [one for one, flag in zip(parameters, there.tolist(), strict=True) if flag]
-        for bucket in _buckets(used):
+        for bucket in buckets(used):
             grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
             flat = torch.cat([grad.reshape(-1) for grad in grads])
             dist.all_reduce(flat, group=self.copies)
@@ -100,7 +102,11 @@ class World:
                 one.grad = part.view_as(one)
 
     def gather(self, value: object) -> list[Any] | None:
-        """What the copies give, in their order, on the first of them; None on the others."""
+        """What the copies give, in their order, on the first of them; None on the others.
+
+        All processes call it; they wait as long as it takes until the main one is there, which may be counting scores.
+        """
+        self.share()
         if self.num_copies == 1:
             return [value]
         found: list[Any] | None = [None] * self.num_copies if self.copy == 0 else None
@@ -121,9 +127,27 @@ class World:
 
     def wait(self, key: str, poll: Callable[[], None] = lambda: None) -> None:
         """Wait until the store has `key`, however long; `poll` may raise to stop."""
+        pause = _POLL_S / 64
         while self.store is not None and not self.store.check([key]):
             poll()
-            time.sleep(_POLL_S)
+            time.sleep(pause)
+            pause = min(2 * pause, _POLL_S)
+
+    def tell(self, key: str, value: Any) -> None:
+        """Give plain data to whoever asks for `key`, which is used once. As `told` and `collect`, in any thread."""
+        self.store.set(f"chainft/{key}", json.dumps(value))
+
+    def told(self, key: str) -> Any:
+        """What a process told under `key`; waits for it, as long as it takes."""
+        self.wait(f"chainft/{key}")
+        return json.loads(self.store.get(f"chainft/{key}"))
+
+    def collect(self, key: str, value: Any) -> list[Any]:
+        """What the processes give (plain data), in order of rank, on the main one; nothing on the others."""
+        if not self.is_main:
+            self.tell(f"{key}/{self.rank}", value)
+            return []
+        return [value, *(self.told(f"{key}/{rank}") for rank in range(1, self.size))]
 
     @contextmanager
     def main_first(self, name: str, poll: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -168,10 +192,15 @@ def join(*, num_places: int = 1, timeout_s: float, device: str) -> World:
 
 
 def leave(world: World) -> None:
-    """Part from the other processes, when all of them are done."""
-    if not world.is_alone:
-        dist.barrier()
-        dist.destroy_process_group()
+    """Part from the other processes, when all of them are done, however long the main one writes."""
+    if world.is_alone:
+        return
+    world.share()
+    world.store.set(f"chainft/left/{world.rank}", "")
+    if world.is_main:  # It may hold the store that the others ask.
+        for rank in range(world.size):
+            world.wait(f"chainft/left/{rank}")
+    dist.destroy_process_group()
 
 
 def _group(groups: list[list[int]], rank: int, timeout: timedelta) -> dist.ProcessGroup | None:
@@ -182,8 +211,8 @@ def _group(groups: list[list[int]], rank: int, timeout: timedelta) -> dist.Proce
     return next(group for group, ranks in zip(made, groups, strict=True) if rank in ranks)
 
 
-def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters of one type and device in their order, up to so many bytes."""
+def buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """What is summed in one exchange: parameters of one type and device in their order, up to so many bytes."""
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for one in parameters:
         kinds.setdefault((one.dtype, one.device), []).append(one)
@@ -200,8 +229,15 @@ def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _digest(tensor: Tensor) -> Tensor:
-    """(2,) numbers that differ where bits do: sums of the values' bits, plain and by place, modulo 2^64."""
+    """(2,) numbers that differ where bits do: sums of the values' bits, plain and by place, modulo 2^64.
+
+    Made in pieces: as 64-bit numbers, a whole table of words would take six times its memory.
+    """
     bits = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    words = torch.nn.functional.pad(bits, (0, -bits.numel() % 4)).view(torch.int32).to(torch.int64)
-    places = torch.arange(1, words.numel() + 1, device=words.device)
-    return torch.stack([words.sum(), (words * places).sum()])
+    found = torch.zeros(2, dtype=torch.int64, device=bits.device)
+    for start in range(0, bits.numel(), _PIECE_BYTES):
+        piece = bits[start : start + _PIECE_BYTES]
+        words = torch.nn.functional.pad(piece, (0, -piece.numel() % 4)).view(torch.int32).to(torch.int64)
+        places = torch.arange(words.numel(), device=words.device) + (start // 4 + 1)
+        found += torch.stack([words.sum(), (words * places).sum()])
+    return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chainft.config.joint import JointDataConfig
+from chainft.config.launch_rules import check_heads
 from chainft.config.run import DataConfig, RunConfig
 from chainft.data.columns import check_settings
 from chainft.data.example import SPLITS
@@ -32,6 +33,7 @@ def check_early(config: RunConfig) -> None:
         check_free(Path(config.run))
     task: Task = find("task", config.task.name, key="task.name")(config.task)
     check_metric(config.evaluation.metric, task)
+    check_heads(config, task.tasks)
     _check_data(config.data, task)
     for stage, model in stage_models(config).items():
         with blaming(stage, config.chain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ FLAGS = (
     HELP,
     Flag(("-m", "--multirun"), "sweep: one run for each combination of the values given with commas"),
     Flag(("--print-jobs",), "with -m: print one command for each job, for any scheduler, and run none"),
+    Flag(("--print-sbatch",), "print a script for Slurm's sbatch that starts this run, and run nothing"),
     Flag(("-cd", "--config-dir"), "a folder of config files, searched before ./conf", metavar="FOLDER"),
     Flag(("-cn", "--config-name"), f"the config to start from (default {PRIMARY})", metavar="NAME"),
     Flag(("-c", "--cfg"), "print the config instead of training", choices=("job", "hydra", "all")),
@@ -46,10 +48,18 @@ def run(arguments: list[str]) -> int:
         from chainft.cli.multirun import run_sweep
 
         return run_sweep(given)
+    if given.has("print-sbatch"):
+        from chainft.cli.sbatch import sbatch_script, words_for
+
+        composed = compose_new(given, words_for(given.words))
+        print(sbatch_script(composed.config, [*_config_flags(given), *given.words]), end="")
+        return 0
     composed = _composed(given)
     from chainft.cli.early import check_early
+    from chainft.cli.slurm import adopt_step
 
     check_early(composed.config)
+    adopt_step(composed.config)
     from chainft.train.launch import launch, needs_launch
 
     if needs_launch(composed.config):
@@ -71,6 +81,13 @@ def _refuse_ignored(given: Given) -> None:
                 where=f"--{flag}",
                 help="print the config by: chainft train ... --cfg job",
             )
+    if given.has("print-sbatch") and (given.has("multirun") or _resumed_run(given) is not None):
+        raise ConfigError(
+            "--print-sbatch is for one new run",
+            slug="contradiction",
+            where="--print-sbatch",
+            help="for a sweep see sweep.engine=submitit and --print-jobs; the script goes on with its run by itself",
+        )
     if given.has("print-jobs") and not given.has("multirun"):
         raise ConfigError(
             "--print-jobs has no effect without -m", slug="no-effect", where="--print-jobs", help="add -m to sweep"
@@ -99,9 +116,18 @@ def _composed(given: Given) -> Composed:
 
         others = [word for word in given.words if not word.startswith(("run=", "resume="))]
         return compose_resumed(run, others)
+    return compose_new(given, given.words)
+
+
+def compose_new(given: Given, words: Sequence[str]) -> Composed:
+    """The settings that the words make with the configs that the flags name."""
     from chainft.config.compose import compose
 
-    return compose(given.words, config_dir=config_dir(given), config_name=config_name(given))
+    return compose(words, config_dir=config_dir(given), config_name=config_name(given))
+
+
+def _config_flags(given: Given) -> list[str]:
+    return [f"--{name}={given.flags[name]}" for name in ("config-dir", "config-name") if given.has(name)]
 
 
 def config_dir(given: Given) -> Path | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from chainft.config.launch import ONE_STAGE, LaunchConfig, launched_size
 from chainft.config.no_effect import no_effect
 from chainft.config.run import RunConfig
-from chainft.errors import Problem
+from chainft.errors import ConfigError, Problem
 
 
 def processes_fit_machines(config: RunConfig) -> Iterator[Problem]:
@@ -37,6 +37,19 @@ def processes_fit_machines(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+_OF_OUR_LAUNCHER = ("num_machines", "machine_rank", "main_process_ip", "main_process_port", "max_restarts")
+_OF_ACCELERATE = (
+    ("MIXED_PRECISION", "train.mixed_precision", "no"),
+    ("GRADIENT_ACCUMULATION_STEPS", "train.micro_batch_size", "1"),
+    ("DYNAMO_BACKEND", "train", "no"),
+)
+"""What `accelerate launch` puts into the environment, the setting that does it here, and its value without effect."""
+
+
+def _value_of(config: RunConfig, key: str) -> object:
+    return config.train.mixed_precision if key == "train.mixed_precision" else None
+
+
 def the_launcher_is_followed(config: RunConfig) -> Iterator[Problem]:
     """Who started the processes knows how many there are."""
     launch, size = config.launch, launched_size()
@@ -49,6 +62,21 @@ def the_launcher_is_followed(config: RunConfig) -> Iterator[Problem]:
             key="launch.num_processes",
             help="leave it away under torchrun and accelerate launch",
         )
+    for name in _OF_OUR_LAUNCHER:
+        value = getattr(launch, name)
+        if value != getattr(LaunchConfig, name):
+            yield no_effect(
+                f"launch.{name}", value, "another launcher started the processes (RANK is set)", "tell that launcher"
+            )
+    for name, key, plain in _OF_ACCELERATE:
+        asked = os.environ.get(f"ACCELERATE_{name}", plain).lower()
+        if asked not in (plain, str(_value_of(config, key)).lower()):
+            yield Problem(
+                "contradiction",
+                f"accelerate launch asks for ACCELERATE_{name} = {asked}, which has no effect here",
+                key=key,
+                help=f"set {key} instead, and leave it away there",
+            )
     for name in ("USE_FSDP", "USE_DEEPSPEED", "USE_MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_{name}", "false").lower() in ("true", "1"):
             yield Problem(
@@ -82,7 +110,7 @@ def processes_fit_pipeline(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-_ALONE = ("max_restarts", "fsdp")
+_ALONE = ("main_process_port", "timeout_s", "max_restarts", "fsdp")
 
 
 def settings_have_several_processes(config: RunConfig) -> Iterator[Problem]:
@@ -128,11 +156,6 @@ def what_is_sharded_can_be(config: RunConfig) -> Iterator[Problem]:
             key = f"chain.stages.{stage}.unfreeze_at"
             because = "FSDP2 fixes what is trained when it cuts the parameters"
             yield _unsharded(key, settings.unfreeze_at, because, "train the stage from the start, or keep it frozen")
-    if config.task.name == "joint":
-        because = (
-            "a copy of which a batch has no rows of a task could not take part in the sum of its head's gradients"
-        )
-        yield _unsharded("task.name", "joint", because, "train it without launch.fsdp: the copies share each batch")
 
 
 def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
@@ -150,10 +173,6 @@ def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
     if config.train.mixed_precision == "fp16":
         yield _unplaced(
             "train.mixed_precision", "fp16", "its loss scaling would have to agree on all stages", "use bf16"
-        )
-    if config.task.name == "joint":
-        yield _unplaced(
-            "task.name", "joint", "its heads have no stages of their own", "share the batch by num_processes"
         )
     if config.chain.is_linked:
         because = "linked models hand on states of all stages before"
@@ -191,6 +210,19 @@ def _whole(key: str, value: object, because: str, help: str) -> Problem:
 def _unplaced(key: str, value: object, because: str, help: str) -> Problem:
     message = f"{key} = {value!r} does not go with launch.pipeline: {because}"
     return Problem("contradiction", message, key=key, help=help)
+
+
+def check_heads(config: RunConfig, heads: Collection[str]) -> None:
+    """Raise ConfigError for a task with several heads on a model that is divided; `heads`: their names, if any."""
+    if heads and config.launch.divides:
+        key = "launch.pipeline" if config.launch.is_pipeline else "launch.fsdp"
+        raise ConfigError(
+            f"task {config.task.name!r} has several heads ({', '.join(heads)}), which does not go with {key}: a batch "
+            "may have no rows for one of them, whose gradients the others would wait for",
+            slug="contradiction",
+            key=key,
+            help="train it with launch.num_processes alone: the processes share each batch",
+        )
 
 
 def _unsharded(key: str, value: object, because: str, help: str) -> Problem:

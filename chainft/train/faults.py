@@ -3,7 +3,7 @@
 `CHAINFT_FAULT="kill@step=7,phase=save.optimizer"` makes the process end itself by SIGKILL when it passes the fault
 point `save.optimizer` of step 7. Several faults are separated by `;`. Without `CHAINFT_TESTING=1` nothing happens.
 
-Actions: kill, term, int (signals to this process) · oom, raise, enospc, edquot, erofs, eacces, eio (exceptions) ·
+Actions: kill, term, int (signals to this process) · exit (at once, with code 0) · oom, raise, enospc, edquot, erofs, eacces, eio (exceptions) ·
 nan (the fault point returns True: the caller poisons its loss) · sleep (`seconds=`).
 Conditions, all of which must hold: step · phase (`save` also means `save.model`, ...) · rank · count (only the n-th time
 that the other conditions hold; without it, every time) · once (a file: only where it does not exist yet).
@@ -22,7 +22,7 @@ from chainft.errors import ConfigError, did_you_mean
 
 _SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 _ERRNOS = {name: getattr(errno, name.upper()) for name in ("enospc", "edquot", "erofs", "eacces", "eio")}
-_ACTIONS = (*_SIGNALS, *_ERRNOS, "oom", "nan", "raise", "sleep")
+_ACTIONS = (*_SIGNALS, *_ERRNOS, "exit", "oom", "nan", "raise", "sleep")
 
 
 class InjectedError(RuntimeError):
@@ -97,6 +97,8 @@ def _act(fault: Fault, name: str) -> bool:
     elif fault.action in _ERRNOS:
         number = _ERRNOS[fault.action]
         raise OSError(number, os.strerror(number))
+    elif fault.action == "exit":
+        os._exit(0)
     elif fault.action == "oom":
         import torch
 

@@ -27,6 +27,7 @@ from chainft.config.run import RunConfig
 from chainft.errors import ConfigError
 from chainft.run_folder import RunFolder, new_run_path
 from chainft.train.outcomes import Failure, first_cause, read_outcomes
+from chainft.train.signals import HANDLED, STOPPING, say
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,13 @@ def _resolved(composed: Composed) -> Composed:
         import torch
 
         count = max(1, torch.cuda.device_count()) * config.launch.num_machines
+    if count == 1 and config.launch.divides:
+        raise ConfigError(
+            "launch.num_processes = auto finds one device here, and launch.fsdp and launch.pipeline need several",
+            slug="contradiction",
+            key="launch.num_processes",
+            help="give the number of processes",
+        )
     _check_devices(config, count)
     run = config.run or str(new_run_path(config.runs_dir, config.task.name))
     if config.run is None and config.launch.num_machines > 1:
@@ -103,7 +111,12 @@ def _attempt(composed: Composed, exchange: Path, attempt: int) -> Failure | None
 
     from chainft.train.worker import Surroundings, work
 
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher", "torchelastic-events-null"):
+    for name in (
+        "torch.distributed.elastic",
+        "torch.distributed.launcher",
+        "torchelastic-events-null",
+        "torch.multiprocessing.spawn",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # What they would tell is told by `first_cause`.
     if sys.platform == "linux":
         multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
@@ -158,13 +171,17 @@ def _endpoint(settings: LaunchConfig) -> str:
 def _passing_signals(exchange: Path) -> Iterator[None]:
     """Pass SIGINT, SIGTERM and SIGUSR1 on to the workers, which save, end, and say so."""
 
+    told: list[int] = []
+
     def pass_on(number: int, frame: FrameType | None) -> None:
+        if not told:
+            say(STOPPING)
+        told.append(number)
         for file in exchange.glob("*.pid"):
             with suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), number)
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, pass_on) for number in handled}
+    before = {number: signal.signal(number, pass_on) for number in HANDLED}
     try:
         yield
     finally:
@@ -173,10 +190,9 @@ def _passing_signals(exchange: Path) -> Iterator[None]:
 
 
 def _going_on(composed: Composed) -> Composed:
-    """The same run from its last checkpoint, or from its beginning where it has none."""
-    folder = RunFolder(Path(str(composed.config.run)))
-    has_checkpoint = (folder.checkpoints / "last").exists()
-    return replace(composed, config=replace(composed.config, resume=composed.config.resume or has_checkpoint))
+    """The same run from its last checkpoint, or from its beginning where it has none; its folder is there, perhaps."""
+    is_there = RunFolder(Path(str(composed.config.run))).path.is_dir()
+    return replace(composed, config=replace(composed.config, resume=composed.config.resume or is_there))
 
 
 def _results(config: RunConfig) -> dict[str, Any]:

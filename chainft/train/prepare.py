@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from chainft.config.chain import ChainConfig
 from chainft.config.joint import JointConfig
+from chainft.config.launch_rules import check_heads
 from chainft.config.run import CacheConfig, RunConfig
 from chainft.data.card import data_card
 from chainft.data.contract import check_contract
@@ -40,6 +42,7 @@ from chainft.stages.policy import check_unfreezing
 from chainft.stages.trunk_load import build_joint, check_joint
 from chainft.tasks.base import Task
 from chainft.train.cuts import chain_cuts
+from chainft.train.faults import fault_point
 from chainft.train.learner import Course, Order
 from chainft.train.optimizer import check_optimizer
 from chainft.train.schedule import warmup_steps_of
@@ -111,6 +114,7 @@ def prepare(
     _check_sources(config.chain)
     if task.tasks:
         check_joint(config.chain)
+    check_heads(config, task.tasks)
     check_models(config)  # A wrong model name is found before the data is read.
     check_fit(config)
     splits = load_splits(config.data, task)
@@ -127,11 +131,25 @@ def prepare(
     loaded = _load(config, task)
     if not config.launch.offloads:
         torch.nn.Module.to(loaded.model, choose_device(config.train.device))
-    cuts = chain_cuts(config.chain, loaded.model, task, stores["train"], folder)
+    cuts = shared_cuts(config.chain, loaded.model, task, stores["train"], folder, world=world)
     chain = build_chain(loaded.model, config, cuts=cuts)
     _tell_of_random_stages(chain, loaded.new)
     _tell_of_lost_ties(config)
     return Prepared(task, splits, stores, tuple(findings), card, loaded, chain)
+
+
+def shared_cuts(
+    chain: ChainConfig,
+    model: PreTrainedModel,
+    task: Task,
+    store: FeatureStore,
+    folder: Path | None,
+    *,
+    world: World,
+) -> list[int] | None:
+    """`chain_cuts` as the main process finds them: measured times differ, and everyone needs the same stages."""
+    cuts: list[int] | None = world.share(chain_cuts(chain, model, task, store, folder) if world.is_main else None)
+    return cuts
 
 
 def _load(config: RunConfig, task: Task) -> LoadedModel:
@@ -197,6 +215,8 @@ def tokenise(
     config: RunConfig, task: Task, splits: Splits, *, progress: Progress, poll: Callable[[], None]
 ) -> dict[Split, FeatureStore]:
     """Give the task its tokenizer and open the tokenised store of each split that has examples."""
+    fault_point("tokenise")
+    poll()
     tokenizer, max_length = read_tokenizer(config, needs_offsets=task.needs_offsets)
     task.adapt(architecture_of(config))
     task.prepare(tokenizer, max_length=max_length)

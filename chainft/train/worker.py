@@ -18,6 +18,7 @@ from chainft.config.compose import Composed
 from chainft.errors import ChainftError, DistributedError, Interrupted, Stopped
 from chainft.train.outcomes import read_outcomes, write_outcome
 from chainft.train.session import run_training
+from chainft.train.signals import LAUNCHED
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ _PLACE = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHEL
 def work(composed: Composed, exchange: str, around: Surroundings) -> None:
     """Train as rank `RANK` of `WORLD_SIZE`. Ends with the exit code of what went wrong; asked to stop, it just ends."""
     around.enter()
+    os.environ[LAUNCHED] = "1"
     rank = int(os.environ["RANK"])
     folder = Path(exchange)
     os.setsid()  # The terminal's Ctrl-C reaches the workers once, through the parent.
@@ -70,7 +72,8 @@ def work(composed: Composed, exchange: str, around: Surroundings) -> None:
 
 def _watch(exchange: Path, rank: int, run: Path) -> None:
     """End this process soon after another one failed: it may wait for that one, or hang itself, and never notice."""
-    while not any(one.exit_code and one.rank != rank and one.trace for one in read_outcomes(exchange).values()):
+    stopped = (0, Stopped.exit_code, Interrupted.exit_code)
+    while all(one.exit_code in stopped or one.rank == rank for one in read_outcomes(exchange).values()):
         time.sleep(_WATCH_S)
     time.sleep(_GRACE_S)
     with suppress(OSError), (run / f"stacks_rank_{rank}.txt").open("w", encoding="utf-8") as stream:

@@ -54,7 +54,9 @@ def test_what_fits_is_taken(launch: dict[str, Any]) -> None:
         ("offload_dir", {"offload": "cpu", "offload_dir": "folder"}),
         ("blocks_per_stage", {"blocks_per_stage": 2}),
         ("main_process_port", {"main_process_port": 70000}),
+        ("main_process_port", {"main_process_port": 2000}),
         ("timeout_s", {"timeout_s": 0}),
+        ("timeout_s", {"timeout_s": 5.5}),
     ],
 )
 def test_what_contradicts_itself_or_has_no_effect_is_refused(key: str, launch: dict[str, Any]) -> None:
@@ -72,3 +74,22 @@ def test_under_a_launcher_its_number_of_processes_holds(monkeypatch: pytest.Monk
     assert "launch.pipeline" in problems(pipeline=3)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert "USE_FSDP" in problems()["launch.fsdp"]
+    assert "3" in problems(max_restarts=3)["launch.max_restarts"]
+    assert "launch.num_machines" in problems(num_processes=4, num_machines=2, main_process_ip="a")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("MIXED_PRECISION", "bf16", "train.mixed_precision"),
+        ("GRADIENT_ACCUMULATION_STEPS", "4", "train.micro_batch_size"),
+        ("DYNAMO_BACKEND", "INDUCTOR", "train"),
+    ],
+)
+def test_what_accelerate_launch_asks_for_without_effect_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, key: str
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    assert value.lower() in problems()[key]

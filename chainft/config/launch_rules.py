@@ -216,6 +216,8 @@ def check_heads(config: RunConfig, heads: Collection[str]) -> None:
     """Raise ConfigError for a task with several heads on a model that is divided; `heads`: their names, if any."""
     if heads and config.launch.divides:
         key = "launch.pipeline" if config.launch.is_pipeline else "launch.fsdp"
+        if config.launch.offloads:
+            key = "launch.offload"
         raise ConfigError(
             f"task {config.task.name!r} has several heads ({', '.join(heads)}), which does not go with {key}: a batch "
             "may have no rows for one of them, whose gradients the others would wait for",

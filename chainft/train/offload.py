@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from chainft.data.batching import Batch
-from chainft.stages.blocks import Blocks
-from chainft.stages.chain import Chain
 from chainft.stages.families import check_start
 from chainft.stages.gates import Gates, Payload
 from chainft.stages.owners import live
@@ -308,17 +306,3 @@ class _Streams:
 
     def drop(self) -> None:
         self._coming.clear()
-
-
-def offload_spans(chain: Chain, blocks: Blocks, size: int) -> Iterator[Span]:
-    """Stages of at most `size` blocks that end where those of the chain end, and where an encoder does."""
-    seam = blocks.stacks[0].size
-    whole = Span(0, blocks.num_blocks, embeddings=True, head=True)
-    for span in chain.spans.values() if len(chain.spans) > 1 else [whole]:
-        halves = (
-            [(span.start, seam), (seam, span.stop)] if span.start < seam < span.stop else [(span.start, span.stop)]
-        )
-        cuts = [start for low, high in halves for start in range(low, high, size)] or [span.start]
-        ends = [*cuts[1:], span.stop]
-        for start, stop in zip(cuts, ends, strict=True):
-            yield Span(start, stop, span.embeddings and start == cuts[0], span.head and start == cuts[-1])

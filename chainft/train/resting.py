@@ -109,9 +109,10 @@ class OnDisk:
         self._advise(tensors, getattr(mmap, "MADV_DONTNEED", None))
 
     def release_all(self) -> None:
-        advice = getattr(mmap, "MADV_DONTNEED", None)
-        for segment in self._segments if advice is not None else ():
-            segment.map.madvise(advice)
+        advice: int | None = getattr(mmap, "MADV_DONTNEED", None)
+        for segment in self._segments:
+            if advice is not None:
+                segment.map.madvise(advice)
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
         self._advise(tensors, getattr(mmap, "MADV_WILLNEED", None))

@@ -30,7 +30,6 @@ from chainft.report.console import print_findings, print_next, print_plan, print
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
-from chainft.stages.blocks import find_blocks
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
 from chainft.stages.spans import Span
@@ -43,7 +42,8 @@ from chainft.train.fit import Fit, FitState
 from chainft.train.forward import Forward, find_packing
 from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
-from chainft.train.offload import Offload, offload_spans
+from chainft.train.offload import Offload
+from chainft.train.offload_stages import make_offload
 from chainft.train.optimizer import build_optimizer
 from chainft.train.placing import Placed, pipeline_spans
 from chainft.train.plan import make_plan, model_facts
@@ -266,7 +266,9 @@ class Session:
                 help="shard it by launch.fsdp=true, or take a decoder",
             )
         if launch.offloads:
-            self._offload(prepared, accelerator, found)
+            if accelerator.device.type == "cpu":  # A GPU would have to hold all frozen stages at once.
+                self._open_prefix(prepared, accelerator, found)
+            self.division = make_offload(self.config, prepared, accelerator, self.folder.path)
             return
         store = prepared.stores["train"]
         rows = list(range(min(MEASURED_ROWS, len(store))))
@@ -283,20 +285,6 @@ class Session:
             [Span(**one) for one in spans],
             world=self.world,
             launch=launch,
-            autocast=accelerator.autocast,
-        )
-
-    def _offload(self, prepared: Prepared, accelerator: Accelerator, found: Checkpoint | None) -> None:
-        """Let the model rest, when what is kept of frozen stages is there."""
-        config, device = self.config, accelerator.device
-        if device.type == "cpu":  # A GPU would have to hold all frozen stages at once.
-            self._open_prefix(prepared, accelerator, found)
-        self.division = Offload(
-            prepared.loaded.model,
-            prepared.task,
-            offload_spans(prepared.chain, find_blocks(prepared.loaded.model), config.launch.blocks_per_stage),
-            folder=Path(config.launch.offload_dir or self.folder.path) if config.launch.offload == "disk" else None,
-            device=device,
             autocast=accelerator.autocast,
         )
 

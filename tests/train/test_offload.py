@@ -25,7 +25,8 @@ from chainft.errors import ConfigError, Stopped, StorageError
 from chainft.run_folder import RunFolder
 from chainft.stages.blocks import find_blocks
 from chainft.stages.spans import Span
-from chainft.train.offload import Offload, offload_spans
+from chainft.train.offload import Offload
+from chainft.train.offload_stages import offload_spans
 from chainft.train.resting import OnDisk, portions
 from chainft.train.session import run_training
 from tests.train.pipeline_case import (

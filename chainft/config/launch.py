@@ -51,14 +51,26 @@ class LaunchConfig:
     stages_per_rank: Count | None = None
     """With `pipeline`: stages on each rank; default 2 for the interleaved schedules and zbv, else 1."""
 
+    offload: Literal["none", "cpu", "disk"] = "none"
+    """On one device: where parameters, gradients and optimizer state rest while stage after stage streams in and out.
+    cpu: in the CPU's memory, beside a GPU; disk: in memory-mapped files; none: everything stays on the device."""
+    offload_dir: str | None = None
+    """With `offload: disk`: the folder of its files, which are removed by themselves; default: the run folder."""
+    blocks_per_stage: Count = 1
+    """With `offload`: most blocks that are on the device together; stages of the chain are cut into so many."""
+
     @property
     def is_pipeline(self) -> bool:
         return self.pipeline > 1
 
     @property
+    def offloads(self) -> bool:
+        return self.offload != "none"
+
+    @property
     def divides(self) -> bool:
-        """Whether no process has the whole model."""
-        return self.is_pipeline or self.fsdp
+        """Whether no process has the whole model at a time."""
+        return self.is_pipeline or self.fsdp or self.offloads
 
     @property
     def stages_of_place(self) -> int:

@@ -131,6 +131,10 @@ def settings_belong_to_their_kind(config: RunConfig) -> Iterator[Problem]:
         value = getattr(launch, name)
         if not launch.is_pipeline and value != getattr(LaunchConfig, name):
             yield no_effect(f"launch.{name}", value, "there is no pipeline", "set launch.pipeline as well")
+    if not launch.offloads and launch.blocks_per_stage != LaunchConfig.blocks_per_stage:
+        yield no_effect("launch.blocks_per_stage", launch.blocks_per_stage, "nothing streams", "set launch.offload")
+    if launch.offload != "disk" and launch.offload_dir is not None:
+        yield no_effect("launch.offload_dir", launch.offload_dir, "nothing rests on disk", "set launch.offload=disk")
     if launch.num_machines == 1 and launch.main_process_ip is not None:
         yield no_effect("launch.main_process_ip", launch.main_process_ip, "launch.num_machines = 1")
 
@@ -178,6 +182,31 @@ def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
         yield _unplaced("cache.prefix", True, because, "leave it away: a frozen first stage gets no gradients")
 
 
+def what_is_offloaded_can_be(config: RunConfig) -> Iterator[Problem]:
+    launch = config.launch
+    if not launch.offloads:
+        return
+    if _count(launch) != 1 or launch.num_machines > 1:
+        because = "it is for one process on one device"
+        help = "leave it away: launch.fsdp=true or launch.pipeline divide a model among processes"
+        yield _whole("launch.num_processes", _count(launch), because, help)
+    if launch.offload == "cpu" and config.train.device in ("cpu", "mps"):
+        because = "there is no other memory than the one that it computes in"
+        yield _whole("train.device", config.train.device, because, "take launch.offload=disk")
+    if config.train.mixed_precision == "fp16":
+        yield _whole("train.mixed_precision", "fp16", "gradients rest before its loss scaling sees them", "use bf16")
+    if config.task.name == "joint":
+        yield _whole("task.name", "joint", "its heads have no stages of their own", "train one task at a time")
+    if config.chain.is_linked:
+        because = "linked models hand on states of all stages before"
+        yield _whole("chain.stages", "linked models", because, "train them without launch.offload")
+
+
+def _whole(key: str, value: object, because: str, help: str) -> Problem:
+    message = f"{key} = {value!r} does not go with launch.offload: {because}"
+    return Problem("contradiction", message, key=key, help=help)
+
+
 def _unplaced(key: str, value: object, because: str, help: str) -> Problem:
     message = f"{key} = {value!r} does not go with launch.pipeline: {because}"
     return Problem("contradiction", message, key=key, help=help)
@@ -187,6 +216,8 @@ def check_heads(config: RunConfig, heads: Collection[str]) -> None:
     """Raise ConfigError for a task with several heads on a model that is divided; `heads`: their names, if any."""
     if heads and config.launch.divides:
         key = "launch.pipeline" if config.launch.is_pipeline else "launch.fsdp"
+        if config.launch.offloads:
+            key = "launch.offload"
         raise ConfigError(
             f"task {config.task.name!r} has several heads ({', '.join(heads)}), which does not go with {key}: a batch "
             "may have no rows for one of them, whose gradients the others would wait for",
@@ -209,4 +240,5 @@ LAUNCH_RULES = (
     settings_belong_to_their_kind,
     what_is_sharded_can_be,
     what_is_placed_can_be,
+    what_is_offloaded_can_be,
 )

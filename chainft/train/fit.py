@@ -126,6 +126,8 @@ class Fit:
             state={"fit": state, "optimizer": groups, "scaler": self._scaler_state()},
             facts={**self.facts, "step": self.state.step, "epoch": self._epoch()},
         )
+        if learner.division is not None:
+            learner.division.rest()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put weights, optimizer and counters back as `checkpoint` holds them."""

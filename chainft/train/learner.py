@@ -28,6 +28,7 @@ from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
 from chainft.train.forward import Forward
+from chainft.train.offload import Offload
 from chainft.train.placing import Placed
 from chainft.train.schedule import lr_factor
 from chainft.train.sharding import Sharding
@@ -114,12 +115,14 @@ class Learner:
         tables: Sequence[WordTable] = (),
         forward: Forward | None = None,
         world: World | None = None,
-        division: Sharding | Placed | None = None,
+        division: Sharding | Placed | Offload | None = None,
     ) -> None:
         self.config = config
         self.division = division
-        """How the model is divided among processes, which then go through it in step; None: each has all of it."""
+        """How the model is divided among processes, which then go through it in step, or into stages that stream in and
+        out; None: this process has all of it."""
         self.placed = division if isinstance(division, Placed) else None
+        self.offload = division if isinstance(division, Offload) else None
         self.sharding = self.placed.sharding if self.placed else division if isinstance(division, Sharding) else None
         self.world = world or World()
         """The processes that share the rows of each batch."""
@@ -228,7 +231,7 @@ class Learner:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.division is not None:
+                if self.division is not None and self.offload is None:
                     raise self._out_of_step(step) from error
                 # Leave the handler first: its traceback holds the tensors that filled the memory.
             if not self.world.most(not done):
@@ -249,7 +252,10 @@ class Learner:
     def _apply(self, step: int) -> None:
         """Change the weights. Not tried again when memory runs out: some of them may have changed already."""
         try:
-            self.optimizer.step()
+            if self.offload is not None:
+                self.offload.step(self.optimizer)
+            else:
+                self.optimizer.step()
             for table in self.tables:
                 table.decay(self._decay_of(table))
         except RuntimeError as error:
@@ -269,9 +275,9 @@ class Learner:
         self.model.train()
         if self.conduct is not None:
             self.conduct.begin(step, self.course.total_steps)
-        if self.placed is not None:
+        if staged := self.placed or self.offload:
             fault_point("forward", step=step + 1)
-            return self._through_pipeline(self.placed, step, batches, num_targets)
+            return self._by_stages(staged, step, batches, num_targets)
         total = torch.zeros((), dtype=torch.float64, device=_float64_device(self.accelerator.device))
         for number, batch in enumerate(self._in_step(step, batches)):
             seed_step(self.config.seed, step, number, device=self.accelerator.device, copy=self.world.copy)
@@ -289,17 +295,17 @@ class Learner:
             total += loss.detach().to(total.device, torch.float64)
         return float(total), sum(int(batch.lengths.sum()) for batch in batches)
 
-    def _through_pipeline(
-        self, placed: Placed, step: int, batches: list[Batch], num_targets: float
+    def _by_stages(
+        self, staged: Placed | Offload, step: int, batches: list[Batch], num_targets: float
     ) -> tuple[float, int]:
-        """The same by all places of a pipeline, of which each has the loss of the whole."""
+        """The same stage by stage; of a pipeline, all places have the loss of the whole."""
 
         def seed(number: int) -> None:
             seed_step(self.config.seed, step, number, device=self.accelerator.device, copy=self.world.copy)
 
         run = self._in_step(step, batches)
         num_idle = len(run) - len(batches)
-        loss = placed.gradient(run, max(num_targets, 1e-12), seed=seed, num_idle=num_idle) if run else 0.0
+        loss = staged.gradient(run, max(num_targets, 1e-12), seed=seed, num_idle=num_idle) if run else 0.0
         if fault_point("loss", step=step + 1):
             loss = math.nan
         return loss, sum(int(batch.lengths.sum()) for batch in batches)
@@ -324,10 +330,10 @@ class Learner:
         return [*(table.rows for table in self.tables), *self.plain_model.parameters()]
 
     def _clip(self, trained: Sequence[torch.Tensor]) -> float:
-        parameters = [one for one in trained if one.grad is not None]
         limit = self.config.train.max_grad_norm
-        if self.placed is not None:
-            return self.placed.clip(parameters, limit)
+        if staged := self.placed or self.offload:
+            return staged.clip(limit)
+        parameters = [one for one in trained if one.grad is not None]
         return as_number(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 
     def _set_lr(self, step: int) -> float:

@@ -6,7 +6,7 @@ what its config says. A tied parameter is one parameter under its first name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,8 +53,13 @@ def restore_optimizer(
     tensors: Mapping[str, Tensor],
     json: Mapping[str, Any],
     tables: Sequence[WordTable] = (),
+    *,
+    copy: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Give `optimizer` the packed state, whole or not at all. Raises CheckpointError where it does not fit."""
+    """Give `optimizer` the packed state, whole or not at all. Raises CheckpointError where it does not fit.
+
+    `copy`: makes the optimizer's own copy of a tensor; default: on the device of its parameter.
+    """
     if json["optimizer"] != type(optimizer).__name__:
         raise _misfit(f"it is the state of {json['optimizer']}, the run uses {type(optimizer).__name__}")
     weights = {id(table.module.weight): table for table in tables}
@@ -73,7 +78,8 @@ def restore_optimizer(
         value = _rows_of(saved, tensors.get(f"{name}{SEPARATOR}{_ROWS}"), known[name], weights.get(id(known[name])))
         is_counter = entry == "step" and value.ndim == 0 and id(parameter) not in counters_on_device
         device = torch.device("cpu") if is_counter else parameter.device
-        fresh[parameter][entry] = placed(value.detach().to(device, copy=True), parameter)
+        own = copy(value) if copy and value.ndim else value.detach().to(device, copy=True)
+        fresh[parameter][entry] = placed(own, parameter)
     optimizer.state.clear()
     optimizer.state.update(fresh)
 

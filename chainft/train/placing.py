@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 
 from chainft.config.launch import LaunchConfig
 from chainft.data.batching import Batch
-from chainft.models.generation import without_keys
 from chainft.plan.pipeline_schedule import placement
 from chainft.plan.places import place_spans
 from chainft.stages.blocks import find_blocks
@@ -34,6 +33,7 @@ from chainft.train.parts import own_part
 from chainft.train.pipeline import Pipeline
 from chainft.train.sharding import Sharding
 from chainft.train.slices import placed
+from chainft.train.stage_calls import called_by_stages
 from chainft.world import World
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ class Placed:
         self.pipeline.sum_ties()
         return float(loss) / scale
 
-    def clip(self, parameters: Sequence[Tensor], limit: float | None) -> float:
+    def clip(self, limit: float | None) -> float:
         """Clip the gradients of the whole model to a norm; returns the norm before, which counts each parameter once."""
         norm = math.sqrt(float(self.pipeline.grad_norm_sq()))
         if limit is not None and norm > limit:
             scale = limit / (norm + 1e-6)  # As torch.nn.utils.clip_grad_norm_ does.
-            for one in parameters:
+            for one in self.model.parameters():
                 if one.grad is not None:
                     one.grad.mul_(scale)
         return norm
@@ -110,30 +110,13 @@ class Placed:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Within the context the model itself can be called and writes texts, on all processes in step.
-
-        Keys and values of earlier tokens are computed again for each new one: a cache knows all blocks of a model.
-        """
-        own = self.model.forward
-        inside = False
-
-        def forward(**arguments: Any) -> Any:
-            nonlocal inside
-            if inside:  # A stage runs the model's own forward pass.
-                return own(**arguments)
-            inside = True
-            try:
-                return self.pipeline.forward_like(**arguments)
-            finally:
-                inside = False
-
-        self.model.forward = forward
-        try:
-            # Copies write texts of other lengths, and must not wait for each other's slices.
-            with without_keys(self.model), self.sharding.gathered() if self.sharding else nullcontext():
-                yield
-        finally:
-            del self.model.forward
+        """Within the context the model itself can be called and writes texts, on all processes in step."""
+        # Copies write texts of other lengths, and must not wait for each other's slices.
+        with (
+            called_by_stages(self.model, self.pipeline.forward_like),
+            self.sharding.gathered() if self.sharding else nullcontext(),
+        ):
+            yield
 
     def rest(self) -> None:
         """Let the model have its slices as parameters, where it is sharded too."""

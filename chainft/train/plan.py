@@ -70,6 +70,7 @@ def make_plan(
         "mixed_precision": config.train.mixed_precision,
         "device": str(learner.accelerator.device),
         "processes": _processes(config, learner, min(from_step, course.total_steps - 1)),
+        "offload": _offload(config, learner),
         "seed": config.seed,
         "estimated_time_s": seconds * (course.total_steps - from_step),
     }
@@ -95,6 +96,14 @@ def _processes(config: RunConfig, learner: Learner, step: int) -> dict[str, Any]
             "bubble_fraction": schedule.bubble,
         }
     return facts
+
+
+def _offload(config: RunConfig, learner: Learner) -> dict[str, Any] | None:
+    """The stages that stream in and out; None where the model stays on the device."""
+    if learner.offload is None:
+        return None
+    stages = [list(span.blocks) for span in learner.offload.spans]
+    return {"rests_in": config.launch.offload, "stages": stages}
 
 
 def rehearse(learner: Learner, step: int) -> float:

@@ -99,6 +99,10 @@ class Lender:
             stack.enter_context(self.gates.beginning_with(self.rest, self._payload(states)))
             yield
 
+    def payload(self, batch: Batch) -> Payload:
+        """What the stage that begins with `start` gets."""
+        return self._payload(self.states(batch))
+
     def _payload(self, states: Tensor) -> Payload:
         return Payload(None, states) if self.ends_encoder else Payload(states)
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from chainft.config.chain import ChainConfig
 from chainft.config.joint import JointConfig
 from chainft.config.launch_rules import check_heads
-from chainft.config.run import RunConfig
+from chainft.config.run import CacheConfig, RunConfig
 from chainft.data.card import data_card
 from chainft.data.contract import check_contract
 from chainft.data.example import Finding, Split
@@ -85,6 +85,7 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
             key="train.mixed_precision",
             help="use train.mixed_precision=fp16 or no",
         )
+    _check_offload(config, device)
     _check_tracker(config)
     return Accelerator(
         cpu=device.type == "cpu",
@@ -128,7 +129,8 @@ def prepare(
     stop_on_errors(findings)
     card = data_card(splits, task, findings, stores)
     loaded = _load(config, task)
-    torch.nn.Module.to(loaded.model, choose_device(config.train.device))
+    if not config.launch.offloads:
+        torch.nn.Module.to(loaded.model, choose_device(config.train.device))
     cuts = shared_cuts(config.chain, loaded.model, task, stores["train"], folder, world=world)
     chain = build_chain(loaded.model, config, cuts=cuts)
     _tell_of_random_stages(chain, loaded.new)
@@ -248,6 +250,38 @@ def _check_sources(chain: ChainConfig) -> None:
             model_folder(Path(stage.from_))
         if stage.lora is not None:
             check_peft(f"chain.stages.{name}.lora")
+
+
+def _check_offload(config: RunConfig, device: torch.device) -> None:
+    offload = config.launch.offload
+    if offload == "cpu" and device.type != "cuda":
+        raise ConfigError(
+            f"launch.offload='cpu' has no effect: the run computes on {device.type}, whose memory is the CPU's",
+            slug="no-effect",
+            key="launch.offload",
+            help="take launch.offload=disk",
+        )
+    if offload == "disk" and device.type == "mps":
+        raise ConfigError(
+            "launch.offload='disk' is for the CPU and CUDA GPUs, and the run computes on mps",
+            slug="unsupported-device",
+            key="launch.offload",
+            help="set train.device=cpu",
+        )
+    if offload != "none" and device.type == "cuda" and config.cache != CacheConfig(prefix=config.cache.prefix):
+        raise ConfigError(
+            "cache.dtype and cache.max_gib have no effect: with launch.offload on a GPU no outputs are kept",
+            slug="no-effect",
+            key="cache",
+            help="leave them away",
+        )
+    if offload != "none" and device.type == "cuda" and config.cache.prefix is True:
+        raise ConfigError(
+            "cache.prefix = True does not go with launch.offload on a GPU, which would have to hold all frozen stages",
+            slug="contradiction",
+            key="cache.prefix",
+            help="leave it away, or compute on the CPU (train.device=cpu, launch.offload=disk)",
+        )
 
 
 def _check_tracker(config: RunConfig) -> None:

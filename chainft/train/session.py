@@ -42,6 +42,8 @@ from chainft.train.fit import Fit, FitState
 from chainft.train.forward import Forward, find_packing
 from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
+from chainft.train.offload import Offload
+from chainft.train.offload_stages import make_offload
 from chainft.train.optimizer import build_optimizer
 from chainft.train.placing import Placed, pipeline_spans
 from chainft.train.plan import make_plan, model_facts
@@ -133,7 +135,7 @@ class Session:
         self.prefix = PrefixCache()
         self.facts: Mapping[str, Any] = {}
         """Of the whole model, for the plan."""
-        self.division: Sharding | Placed | None = None
+        self.division: Sharding | Placed | Offload | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
         """Tokens that evaluations read, where their batches run without padding."""
@@ -155,7 +157,8 @@ class Session:
         if self.world.is_main:
             self._write_data_facts(prepared)
         check_metric(self.config.evaluation.metric, prepared.task)
-        prepared.loaded.model.to(accelerator.device)
+        if not self.config.launch.offloads:
+            prepared.loaded.model.to(accelerator.device)
         with self._display(prepared) as display:
             fit = self._make_fit(prepared, accelerator, display)
             self._write_plan(prepared, fit)
@@ -244,6 +247,8 @@ class Session:
         if self.division is None:
             self._open_prefix(prepared, accelerator, found)
         learner.forward.lender = self.prefix.lenders.get("train")
+        if isinstance(self.division, Offload):
+            self.division.lender = self.prefix.lenders.get("train")
         fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
         if not found:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
@@ -254,20 +259,26 @@ class Session:
         launch, model = self.config.launch, prepared.loaded.model
         if not launch.divides:
             return
-        if not launch.is_pipeline:
-            if found:
-                model.load_state_dict(found.load("model"))
+        if found and not launch.is_pipeline:
+            model.load_state_dict(found.load("model"))
+        if launch.fsdp and not launch.is_pipeline:
             self._open_prefix(prepared, accelerator, found)
             self.division = Sharding(model, prepared.chain, self.world, launch)
             return
         if model.config.is_encoder_decoder and not prepared.task.evaluates_by_forward:
+            key = "launch.pipeline" if launch.is_pipeline else "launch.offload"
             raise ConfigError(
-                f"task {self.config.task.name!r} on {type(model).__name__} does not go with launch.pipeline: to write "
+                f"task {self.config.task.name!r} on {type(model).__name__} does not go with {key}: to write "
                 "texts, the encoder is called apart from its decoder",
                 slug="unsupported-by-model",
-                key="launch.pipeline",
+                key=key,
                 help="shard it by launch.fsdp=true, or take a decoder",
             )
+        if launch.offloads:
+            if accelerator.device.type == "cpu":  # A GPU would have to hold all frozen stages at once.
+                self._open_prefix(prepared, accelerator, found)
+            self.division = make_offload(self.config, prepared, accelerator, self.folder.path)
+            return
         store = prepared.stores["train"]
         rows = list(range(min(MEASURED_ROWS, len(store))))
         batch = prepared.task.collate([store[row] for row in rows], rows)
@@ -355,7 +366,11 @@ class Session:
         if prepared.task.evaluates_by_forward:
             whole = Forward(prepared.loaded.model, prepared.task, self.packing, self.answers)
             whole.lender = self.prefix.lenders.get(split)
-            forward = self.division.infer if isinstance(self.division, Placed) else whole
+            forward = whole
+            if isinstance(self.division, Placed):
+                forward = self.division.infer
+            elif isinstance(self.division, Offload):
+                forward = partial(self.division.infer, lender=whole.lender)
         return Engine(
             prepared.loaded.model,
             prepared.task,
@@ -363,7 +378,7 @@ class Session:
             autocast=accelerator.autocast,
             poll=self.stop.check,
             forward=forward,
-            follow_up_forward=self.division.infer if isinstance(self.division, Placed) else None,
+            follow_up_forward=self.division.infer if isinstance(self.division, Placed | Offload) else None,
             world=self.world,
             retries=not self.config.launch.is_pipeline
             and not (self.config.launch.fsdp and prepared.task.evaluates_by_forward),

@@ -22,7 +22,7 @@ from chainft.config.launch import launched_size
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch
 from chainft.data.example import Split
-from chainft.errors import ChainftError, CheckpointError, ConfigError
+from chainft.errors import ChainftError, ConfigError
 from chainft.infer.engine import Engine, score
 from chainft.metrics.base import check_metric
 from chainft.models.device import choose_device
@@ -32,9 +32,8 @@ from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
-from chainft.stages.spans import Span
 from chainft.train.conclude import conclude
-from chainft.train.cuts import MEASURED_ROWS
+from chainft.train.divide import Division, divide
 from chainft.train.environment import environment_facts
 from chainft.train.evaluations import Evaluations
 from chainft.train.finish import scores_to_json
@@ -43,16 +42,15 @@ from chainft.train.forward import Forward, find_packing
 from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
 from chainft.train.offload import Offload
-from chainft.train.offload_stages import make_offload
 from chainft.train.optimizer import build_optimizer
-from chainft.train.placing import Placed, pipeline_spans
+from chainft.train.placing import Placed
 from chainft.train.plan import make_plan, model_facts
 from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.reads import Reads, find_reads
 from chainft.train.recorder import Recorder
+from chainft.train.resumed import check_data
 from chainft.train.saved import Checkpoint
-from chainft.train.sharding import Sharding
 from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.train.signals import StopRequest
 from chainft.train.word_table import WordTable, stand_ins, word_tables
@@ -135,7 +133,7 @@ class Session:
         self.prefix = PrefixCache()
         self.facts: Mapping[str, Any] = {}
         """Of the whole model, for the plan."""
-        self.division: Sharding | Placed | Offload | None = None
+        self.division: Division | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
         """Tokens that evaluations read, where their batches run without padding."""
@@ -200,11 +198,20 @@ class Session:
         checkpoints = SharedCheckpoints.of(self.world, self.folder.checkpoints, self.config.checkpoint)
         found = checkpoints.latest() if self.config.resume else None
         if found:
-            self._check_data(found, prepared)
+            check_data(found, prepared, self.config)
         other_data = self.config.allow_data_change or (found is not None and found.facts.get("other_data", False))
         tables = [] if other_data else self._word_tables(prepared, accelerator)
         self.facts = model_facts(self.config, prepared)
-        self._divide(prepared, accelerator, found)
+        if found and self.config.launch.divides and not self.config.launch.is_pipeline:
+            model.load_state_dict(found.load("model"))
+        self.division = divide(
+            self.config,
+            prepared,
+            accelerator,
+            world=self.world,
+            folder=self.folder.path,
+            open_prefix=partial(self._open_prefix, prepared, accelerator, found),
+        )
         learner = Learner(
             model,
             prepared.task,
@@ -254,49 +261,6 @@ class Session:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
 
-    def _divide(self, prepared: Prepared, accelerator: Accelerator, found: Checkpoint | None) -> None:
-        """Cut the model into stages and shard it, as configured, when it has the weights with which it goes on."""
-        launch, model = self.config.launch, prepared.loaded.model
-        if not launch.divides:
-            return
-        if found and not launch.is_pipeline:
-            model.load_state_dict(found.load("model"))
-        if launch.fsdp and not launch.is_pipeline:
-            self._open_prefix(prepared, accelerator, found)
-            self.division = Sharding(model, prepared.chain, self.world, launch)
-            return
-        if model.config.is_encoder_decoder and not prepared.task.evaluates_by_forward:
-            key = "launch.pipeline" if launch.is_pipeline else "launch.offload"
-            raise ConfigError(
-                f"task {self.config.task.name!r} on {type(model).__name__} does not go with {key}: to write "
-                "texts, the encoder is called apart from its decoder",
-                slug="unsupported-by-model",
-                key=key,
-                help="shard it by launch.fsdp=true, or take a decoder",
-            )
-        if launch.offloads:
-            if accelerator.device.type == "cpu":  # A GPU would have to hold all frozen stages at once.
-                self._open_prefix(prepared, accelerator, found)
-            self.division = make_offload(self.config, prepared, accelerator, self.folder.path)
-            return
-        store = prepared.stores["train"]
-        rows = list(range(min(MEASURED_ROWS, len(store))))
-        batch = prepared.task.collate([store[row] for row in rows], rows)
-        spans = self.world.share(
-            [asdict(one) for one in pipeline_spans(launch, model, prepared.chain, prepared.task, batch)]
-            if self.world.is_main
-            else None
-        )
-        self.division = Placed(
-            model,
-            prepared.chain,
-            prepared.task,
-            [Span(**one) for one in spans],
-            world=self.world,
-            launch=launch,
-            autocast=accelerator.autocast,
-        )
-
     def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:
         """None where training saw other words before: rows of these have state, and change."""
         if accelerator.scaler is not None or self.config.launch.divides:
@@ -312,27 +276,6 @@ class Session:
         with PhaseProgress() as phase, self.world.main_first("prefix"):
             self.prefix = open_prefix(
                 self.config, prepared, accelerator, before=before, progress=phase.update, poll=poll
-            )
-
-    def _check_data(self, found: Checkpoint, prepared: Prepared) -> None:
-        before, now = found.facts.get("labels"), list(prepared.task.labels.names)
-        if before is not None and before != now:
-            gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
-            raise CheckpointError(
-                f"the data have other labels than when {found.path.name} was saved: "
-                f"gone {', '.join(gone) or 'none'}; new {', '.join(new) or 'none'}",
-                slug="labels-changed",
-                where=str(found.path),
-                key="data",
-                help="the head of the saved model is for its labels: bring the old files back, or start a new run",
-            )
-        if found.facts["data"] != prepared.splits.fingerprint and not self.config.allow_data_change:
-            raise CheckpointError(
-                f"the data changed since {found.path.name} was saved",
-                slug="data-changed",
-                where=str(found.path),
-                key="data",
-                help="bring the old files back, start a new run, or accept it by allow_data_change=true",
             )
 
     def _write_plan(self, prepared: Prepared, fit: Fit) -> None:

@@ -28,6 +28,7 @@ BUCKET_BYTES = 64 * 2**20
 """Gradients that are summed in one exchange: large enough that its latency does not count."""
 _PIECE_BYTES = 16 * 2**20
 _POLL_S = 0.05
+"""The longest pause between two looks at the store; the first ones are shorter."""
 
 
 @dataclass
@@ -92,7 +93,7 @@ class World:
         there = torch.tensor([one.grad is not None for one in parameters], dtype=torch.uint8)
         dist.all_reduce(there, op=dist.ReduceOp.MAX, group=self.copies)
         used = [one for one, flag in zip(parameters, there.tolist(), strict=True) if flag]
-        for bucket in _buckets(used):
+        for bucket in buckets(used):
             grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
             flat = torch.cat([grad.reshape(-1) for grad in grads])
             dist.all_reduce(flat, group=self.copies)
@@ -126,9 +127,27 @@ class World:
 
     def wait(self, key: str, poll: Callable[[], None] = lambda: None) -> None:
         """Wait until the store has `key`, however long; `poll` may raise to stop."""
+        pause = _POLL_S / 64
         while self.store is not None and not self.store.check([key]):
             poll()
-            time.sleep(_POLL_S)
+            time.sleep(pause)
+            pause = min(2 * pause, _POLL_S)
+
+    def tell(self, key: str, value: Any) -> None:
+        """Give plain data to whoever asks for `key`, which is used once. As `told` and `collect`, in any thread."""
+        self.store.set(f"chainft/{key}", json.dumps(value))
+
+    def told(self, key: str) -> Any:
+        """What a process told under `key`; waits for it, as long as it takes."""
+        self.wait(f"chainft/{key}")
+        return json.loads(self.store.get(f"chainft/{key}"))
+
+    def collect(self, key: str, value: Any) -> list[Any]:
+        """What the processes give (plain data), in order of rank, on the main one; nothing on the others."""
+        if not self.is_main:
+            self.tell(f"{key}/{self.rank}", value)
+            return []
+        return [value, *(self.told(f"{key}/{rank}") for rank in range(1, self.size))]
 
     @contextmanager
     def main_first(self, name: str, poll: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -192,8 +211,8 @@ def _group(groups: list[list[int]], rank: int, timeout: timedelta) -> dist.Proce
     return next(group for group, ranks in zip(made, groups, strict=True) if rank in ranks)
 
 
-def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters of one type and device in their order, up to so many bytes."""
+def buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """What is summed in one exchange: parameters of one type and device in their order, up to so many bytes."""
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for one in parameters:
         kinds.setdefault((one.dtype, one.device), []).append(one)

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from chainft.config.compose import compose
 from chainft.config.run import ModelConfig
+from chainft.errors import ChainftError
 from chainft.models.weights import locate
 from chainft.train.launch import launch
 
@@ -85,8 +86,12 @@ def main() -> int:
             killer = Killer(Path(tempfile.tempdir), rank, moment)
             killer.start()
             run = folder / f"killed-{number}"
-            _train(run, [*words, "launch.max_restarts=2"])
-            equal = _trace(run) == expected
+            try:
+                _train(run, [*words, "launch.max_restarts=2"])
+                equal = _trace(run) == expected
+            except ChainftError as error:
+                equal = False
+                print(error.render(), file=out, flush=True)
             failures += not equal
             hit = "killed" if killer.killed_at else "had ended"
             print(

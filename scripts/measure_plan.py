@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 TINY = {"hidden_size": 32, "dim": 32, "n_embd": 32, "d_model": 32, "intermediate_size": 64, "hidden_dim": 64,
         "d_ff": 64, "d_kv": 16, "num_hidden_layers": 2, "n_layers": 2, "n_layer": 2, "num_layers": 2,
@@ -98,23 +98,24 @@ def predict(case: Case, folder: Path) -> int:
     from chainft.plan.budget import Asked, make_budget
     from chainft.train.optimizer import build_optimizer
 
-    config = _config(case, folder, tiny=False)
+    config = config_of(case, folder, tiny=False)
     asked = Asked(length=case.length)
     return make_budget(config, lambda module: build_optimizer(module, config.optimizer), asked).peak.total
 
 
 def measure(case: Case, folder: Path) -> int:
     """The peak of resident memory in this process while it trains two steps."""
-    _train(case, folder, tiny=True)
+    train_alone(case, folder, tiny=True)
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # Resets VmHWM.
-    before = _status("VmRSS")
-    _train(case, folder, tiny=False)
-    return _status("VmHWM") - before
+    before = status_bytes("VmRSS")
+    train_alone(case, folder, tiny=False)
+    return status_bytes("VmHWM") - before
 
 
-def _train(case: Case, folder: Path, *, tiny: bool) -> None:
+def train_alone(case: Case, folder: Path, *, tiny: bool) -> None:
+    """Train two steps in this process; `tiny`: of a tiny model of the same architecture."""
     from chainft.models.load import load_model
     from chainft.plan.probe import NUM_LABELS, new_task
     from chainft.stages.chain import build_chain
@@ -124,7 +125,7 @@ def _train(case: Case, folder: Path, *, tiny: bool) -> None:
     from chainft.train.optimizer import build_optimizer
     from chainft.train.prepare import make_accelerator
 
-    config = _config(case, folder, tiny=tiny)
+    config = config_of(case, folder, tiny=tiny)
     task = new_task(config, NUM_LABELS)
     linked = config.chain.is_linked
     loaded = build_linked(config, task, seed=1) if linked else load_model(config.model, task, seed=1)
@@ -164,7 +165,8 @@ class Rows:
         return self.row
 
 
-def _config(case: Case, folder: Path, *, tiny: bool) -> Any:
+def config_of(case: Case, folder: Path, *, tiny: bool) -> Any:
+    """The config of a case, on a folder that has no weights."""
     from chainft.config.compose import compose
 
     words = [f"task={case.task}", f"model={_model(case, folder, tiny=tiny)}", "model.pretrained=false"]
@@ -197,7 +199,7 @@ def _in_process(case: Case, folder: Path) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
-def _status(name: str) -> int:
+def status_bytes(name: str) -> int:
     """Bytes of an entry of /proc/self/status."""
     return next(_numbers(name)) * 1024
 

@@ -25,7 +25,7 @@ from chainft.data.load import load_splits
 from chainft.errors import ChainftError, ConfigError, ModelError
 from chainft.models.load import load_config
 from chainft.models.weights import locate
-from chainft.plan.budget import new_chain
+from chainft.plan.followed import new_chain
 from chainft.registry import find
 from chainft.run_folder import write_json, write_text
 from chainft.stages.blocks import find_blocks

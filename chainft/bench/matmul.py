@@ -31,11 +31,13 @@ def main() -> None:
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def fastest(rows: int, form: tuple[int, int], *, device: Any) -> float:
-    """Seconds of the fastest of many products (rows, columns) x (columns, out)."""
+def fastest(rows: int, form: tuple[int, int], *, device: Any, dtype: Any = None) -> float:
+    """Seconds of the fastest of many products (rows, columns) x (columns, out); `dtype`: default float32."""
     import torch
 
-    hidden, weight = torch.randn(rows, form[1], device=device), torch.randn(form, device=device).t()
+    dtype = dtype or torch.float32
+    hidden = torch.randn(rows, form[1], device=device, dtype=dtype)
+    weight = torch.randn(form, device=device, dtype=dtype).t()
     torch.mm(hidden, weight)
     best, began, done = float("inf"), time.perf_counter(), 0
     while done < LEAST_REPETITIONS or time.perf_counter() - began < SECONDS:

@@ -48,6 +48,8 @@ ONLY: Mapping[str, Any] = {
     "checkpoint.every": "evaluation",
     "chain.exit_confidence": None,
     "cache.dtype": "float32",
+    "launch.num_processes": 1,
+    "launch.num_machines": 1,
     "tracker.name": "none",
     "run": None,
     "resume": False,

@@ -130,10 +130,12 @@ def _plugin_keys(section: str, before: Sequence[str]) -> Iterator[str]:
     """Keys that plug-ins add to `task` or `data`, and those of `sweep`; of other packages, of plug-ins named before."""
     from chainft import registry
     from chainft.config import kinds
+    from chainft.config.plan_config import PlanConfig
     from chainft.config.sweep_config import SweepConfig
 
-    if section == "sweep":
-        yield from kinds.leaf_paths(SweepConfig, at="sweep")
+    nodes: dict[str, type] = {"sweep": SweepConfig, "plan": PlanConfig}
+    if section in nodes:
+        yield from kinds.leaf_paths(nodes[section], at=section)
     for cls, kind in kinds.PLUGIN_KINDS.items():
         if section == kinds.node_of(kind):
             for plugin in registry.plugins(kind):

@@ -8,6 +8,7 @@ from chainft import registry
 from chainft.cli.flags import HELP, Flag, flag_lines, split
 from chainft.config import kinds
 from chainft.config.describe import Setting, class_doc, settings
+from chainft.config.plan_config import PlanConfig
 from chainft.config.run import RunConfig
 from chainft.config.search import GROUPS, groups, options, search_folders
 from chainft.config.spellings import hint_for
@@ -54,7 +55,7 @@ def _sections() -> dict[str, type]:
     found = {
         info.name: inner for info in kinds.fields_of(RunConfig) if (inner := kinds.config_class(info.kind)) is not None
     }
-    return found | {"sweep": SweepConfig}
+    return found | {"sweep": SweepConfig, "plan": PlanConfig}
 
 
 def _overview() -> Iterator[str]:
@@ -132,6 +133,7 @@ def _every_setting() -> Iterator[Setting]:
     """Every setting of all our plug-ins, the common ones once."""
     yield from settings(RunConfig)
     yield from settings(SweepConfig, at="sweep")
+    yield from settings(PlanConfig, at="plan")
     for cls, kind in kinds.PLUGIN_KINDS.items():
         for _, own in _plugin_settings(cls, kinds.node_of(kind)):
             yield from own

@@ -56,8 +56,10 @@ def run(arguments: list[str]) -> int:
         return 0
     composed = _composed(given)
     from chainft.cli.early import check_early
+    from chainft.cli.slurm import adopt_step
 
     check_early(composed.config)
+    adopt_step(composed.config)
     from chainft.train.launch import launch, needs_launch
 
     if needs_launch(composed.config):

@@ -17,6 +17,8 @@ from chainft.config import gate, kinds, rules
 from chainft.config.document import read_yaml
 from chainft.config.hydra_edge import Composer, Composition, composer
 from chainft.config.interpolation import frozen_times, resolve
+from chainft.config.parse import parse
+from chainft.config.plan_config import PlanConfig
 from chainft.config.run import RunConfig
 from chainft.config.search import PRIMARY, options, search_folders
 from chainft.config.words import check_word, key_of, placed, translate
@@ -47,9 +49,11 @@ class Draft:
     """A composed config before it is resolved and parsed; what `--cfg` and sweeps look at."""
 
     data: dict[str, Any]
-    """With every default, interpolations as written; without the node `sweep`."""
+    """With every default, interpolations as written; without the nodes `sweep` and `plan`."""
     sweep: dict[str, Any]
     """The node `sweep`, as composed."""
+    plan: dict[str, Any]
+    """The node `plan`, as composed: the machine of `chainft plan`."""
     composition: Composition
     overrides: tuple[str, ...]
     where: Callable[[str], str | None]
@@ -59,15 +63,22 @@ class Draft:
 def compose(overrides: Sequence[str], *, config_dir: Path | None = None, config_name: str = PRIMARY) -> Composed:
     """Compose, check and parse. Raises ConfigError with every violation, SecurityError for what could run code."""
     draft = compose_draft(overrides, config_dir=config_dir, config_name=config_name)
-    if sweeping := [word for word in draft.overrides if key_of(word).split(".")[0] == "sweep"]:
-        raise ConfigError(
-            f"{sweeping[0]} has no effect on a single run",
-            slug="no-effect",
-            where=sweeping[0],
-            key="sweep",
-            help="sweep over several runs by: chainft train -m ...",
-        )
+    _refuse_node(draft, "sweep", "on a single run", help="sweep over several runs by: chainft train -m ...")
     return finish(draft)
+
+
+def _refuse_node(draft: Draft, node: str, where: str, *, help: str) -> None:
+    """Raise ConfigError where a word sets what only another command reads; files may hold it for that command."""
+    if words := [word for word in draft.overrides if key_of(word).split(".")[0] == node]:
+        raise ConfigError(f"{words[0]} has no effect {where}", slug="no-effect", where=words[0], key=node, help=help)
+
+
+def compose_plan(overrides: Sequence[str]) -> tuple[RunConfig, PlanConfig | None]:
+    """The run, and the machine for which it is planned; None: nothing says for which. Raises as `compose` does."""
+    draft = compose_draft(overrides)
+    _refuse_node(draft, "sweep", "on a plan", help="plan one run at a time")
+    config = finish(draft, reads_plan=True).config
+    return config, parse(PlanConfig, draft.plan, at="plan") if draft.plan else None
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -91,15 +102,21 @@ def compose_draft(overrides: Sequence[str], *, config_dir: Path | None = None, c
         if more := _default_groups(hydra, composition):
             composition = hydra.compose(placed(hydra, flat + more))
     data = dict(composition.data)
-    sweep = data.pop("sweep", {})
+    sweep, plan = ({"": node} if not isinstance(node, dict) else node for node in _popped(data, "sweep", "plan"))
     filled = merge(kinds.defaults_of(RunConfig, data), data)
     locate = _locator(parsed, composition, groups)
     gate.refuse_calls(filled, lambda key: locate(key) or key)
-    return Draft(filled, sweep if isinstance(sweep, dict) else {"": sweep}, composition, tuple(overrides), locate)
+    return Draft(filled, sweep, plan, composition, tuple(overrides), locate)
 
 
-def finish(draft: Draft) -> Composed:
-    """Resolve and parse a draft. Raises ConfigError with every violation."""
+def _popped(data: dict[str, Any], *names: str) -> list[Any]:
+    return [data.pop(name, {}) for name in names]
+
+
+def finish(draft: Draft, *, reads_plan: bool = False) -> Composed:
+    """Resolve and parse a draft. Raises ConfigError with every violation, and for `plan.*` unless it `reads_plan`."""
+    if not reads_plan:
+        _refuse_node(draft, "plan", "here", help="it describes a machine to: chainft plan ...")
     config, resolved = _checked(draft.data, draft.where)
     return Composed(config, resolved, frozen_times(draft.data, resolved), draft.overrides)
 

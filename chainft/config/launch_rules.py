@@ -152,11 +152,6 @@ def what_is_sharded_can_be(config: RunConfig) -> Iterator[Problem]:
             key = f"chain.stages.{stage}.unfreeze_at"
             because = "FSDP2 fixes what is trained when it cuts the parameters"
             yield _unsharded(key, settings.unfreeze_at, because, "train the stage from the start, or keep it frozen")
-    if config.task.name == "joint":
-        because = (
-            "a copy of which a batch has no rows of a task could not take part in the sum of its head's gradients"
-        )
-        yield _unsharded("task.name", "joint", because, "train it without launch.fsdp: the copies share each batch")
 
 
 def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
@@ -174,10 +169,6 @@ def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
     if config.train.mixed_precision == "fp16":
         yield _unplaced(
             "train.mixed_precision", "fp16", "its loss scaling would have to agree on all stages", "use bf16"
-        )
-    if config.task.name == "joint":
-        yield _unplaced(
-            "task.name", "joint", "its heads have no stages of their own", "share the batch by num_processes"
         )
     if config.chain.is_linked:
         because = "linked models hand on states of all stages before"

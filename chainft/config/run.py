@@ -203,6 +203,9 @@ class CheckpointConfig:
     """How often to save: at each evaluation, or epoch, a number of steps, or a fraction of the training."""
     max_checkpoints: Count = 2
     """Keep this many; the best and the last are never removed."""
+    asynchronous: bool = False
+    """Training goes on while a checkpoint is written, from a copy in the CPU's memory: weights and optimizer state once
+    more, of several processes each its part."""
 
 
 @dataclass(frozen=True, kw_only=True)

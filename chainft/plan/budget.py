@@ -17,33 +17,18 @@ import torch
 from torch import nn
 
 from chainft.config.run import RunConfig
-from chainft.plan.balance import balanced_cuts
-from chainft.plan.measure import Step, measure_step
+from chainft.plan.followed import Asked, Followed, follow
+from chainft.plan.measure import Step
 from chainft.plan.optimizer_state import MakeOptimizer, OptimizerForms
-from chainft.plan.probe import NUM_LABELS, checked_length, ghostly, has_labels, make_batch, new_skeleton, new_task
-from chainft.stages.blocks import Blocks, find_blocks
-from chainft.stages.chain import Chain, build_chain, is_trivial
+from chainft.plan.probe import has_labels
+from chainft.stages.chain import Chain
 from chainft.stages.links import LinkedModel
 from chainft.stages.links_config import Link
-from chainft.stages.links_load import check_models
-from chainft.stages.measure import block_bytes
 from chainft.stages.parts import Part
-from chainft.stages.policy import recompute_all
-from chainft.stages.spans import Span, equal_spans
-from chainft.tasks.base import Task
+from chainft.stages.spans import Span
 
 Holds = Callable[[int], bool]
 """Whether a unit of the trace is in a stage."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """For what the plan is made, beside the config."""
-
-    length: int | None = None
-    """Tokens of each sequence; None: the most that the model takes."""
-    num_labels: int | None = None
-    """Classes of the head, where the task has labels."""
 
 
 @dataclass(frozen=True)
@@ -112,81 +97,24 @@ class Budget:
 
 def make_budget(config: RunConfig, optimizer: MakeOptimizer, asked: Asked) -> Budget:
     """The plan of a config; no weights are read. Raises ChainftError for what does not fit together."""
-    check_models(config)
-    num_labels = asked.num_labels or NUM_LABELS
-    task = new_task(config, num_labels)
-    length = checked_length(config, task, asked.length)
-    rows = min(config.train.micro_batch_size or config.train.batch_size, config.train.batch_size)
-    tokens = config.train.micro_batch_tokens
-    size = (max(1, min(rows, tokens // length)) if tokens else rows, length)
-    chain = new_chain(config, task, size)
-    blocks = None if is_trivial(config.chain) or config.chain.is_linked else find_blocks(chain.model)
-    step = _measure(chain, task, config, blocks, size)
-    return _budget(config, chain, step, OptimizerForms(optimizer), (task, size, num_labels))
+    return budget_of(follow(config, asked), OptimizerForms(optimizer))
 
 
-def new_chain(config: RunConfig, task: Task, size: tuple[int, int]) -> Chain:
-    """The chain on a model without weights, cut by FLOPs or bytes where the config says `split: auto`."""
-    with ghostly():
-        cuts = _automatic_cuts(config, task, size)
-        chain = build_chain(new_skeleton(config, task), without_imports(config), cuts=cuts)
-        if config.train.gradient_checkpointing:
-            recompute_all(chain.model)
-        chain.set_recomputation()
-    return chain
-
-
-def without_imports(config: RunConfig) -> RunConfig:
-    """The config without weights of earlier runs, which change no shape."""
-    stages = {name: dataclasses.replace(stage, from_=None) for name, stage in config.chain.stages.items()}
-    return dataclasses.replace(config, chain=dataclasses.replace(config.chain, stages=stages))
-
-
-def _automatic_cuts(config: RunConfig, task: Task, size: tuple[int, int]) -> list[int] | None:
-    """Where `split: auto` would cut if time were FLOPs; training measures seconds."""
-    count = config.chain.num_stages
-    if config.chain.split != "auto" or count is None:
-        return None
-    model = new_skeleton(config, task)
-    blocks = find_blocks(model)
-    if count > blocks.num_blocks:
-        equal_spans(blocks.map, count)  # Raises what it raises for a number given outright.
-    if config.chain.balance == "memory":
-        return balanced_cuts(block_bytes(model), count)
-    whole = dataclasses.replace(config, chain=type(config.chain)())
-    step = _measure(build_chain(model, whole), task, config, blocks, size)
-    both = [step.flops.get((unit, "forward"), 0) + step.flops.get((unit, "backward"), 0) for unit in _units(blocks)]
-    return balanced_cuts(both, count)
-
-
-def _units(blocks: Blocks) -> range:
-    return range(blocks.num_blocks)
-
-
-def _measure(chain: Chain, task: Task, config: RunConfig, blocks: Blocks | None, size: tuple[int, int]) -> Step:
-    mixed = config.train.mixed_precision != "no"
-    return measure_step(
-        chain, task, lambda rows, length: make_batch(task, rows, length), blocks=blocks, size=size, mixed=mixed
-    )
-
-
-def _budget(
-    config: RunConfig, chain: Chain, step: Step, forms: OptimizerForms, facts: tuple[Task, tuple[int, int], int]
-) -> Budget:
-    task, (rows, length), num_labels = facts
-    stages = _stages(chain, step, forms, config.train.batch_size / rows)
+def budget_of(followed: Followed, forms: OptimizerForms) -> Budget:
+    """The plan of a step that was followed, as one process does it."""
+    config, chain, step, task = followed.config, followed.chain, followed.step, followed.task
+    stages = _stages(chain, step, forms, followed.parts_of_batch)
     total = _total(stages)
     trained = [parameter for parameter in chain.model.parameters() if chain.trains(parameter)]
-    accumulates = config.train.batch_size > rows
-    peak = _peak(total.memory, step, forms.temporaries(trained), accumulates=accumulates)
+    peak = peak_of(total.memory, step, forms.temporaries(trained), accumulates=followed.num_micro_batches > 1)
     return Budget(
         model=type(chain.model).__name__,
         task=task.config.name,
         optimizer=config.optimizer.name,
         batch_size=config.train.batch_size,
-        micro_batch_size=rows,
-        length=length,
-        num_labels=num_labels if has_labels(task) else None,
+        micro_batch_size=followed.rows,
+        length=followed.length,
+        num_labels=followed.num_labels if has_labels(task) else None,
         mixed_precision=config.train.mixed_precision,
         stages=tuple(stages),
         total=total,
@@ -242,9 +170,9 @@ def _links(chain: Chain) -> Mapping[str, Link]:
 def _flops(holds: Holds, step: Step, times: float) -> tuple[int, int]:
     both: Mapping[str, float] = {
         phase: sum(count for (unit, when), count in step.flops.items() if when == phase and holds(unit))
-        for phase in ("forward", "backward")
+        for phase in ("forward", "backward", "recomputed")
     }
-    return round(both["forward"] * times), round(both["backward"] * times)
+    return round(both["forward"] * times), round((both["backward"] + both["recomputed"]) * times)
 
 
 def _holding(part: Part, chain: Chain) -> Holds:
@@ -252,10 +180,10 @@ def _holding(part: Part, chain: Chain) -> Holds:
     if links := _links(chain):
         number = list(links).index(part.name)
         return lambda unit: max(unit, 0) == number
-    return partial(_is_within, chain.spans[part.name])
+    return partial(is_within, chain.spans[part.name])
 
 
-def _is_within(span: Span, unit: int) -> bool:
+def is_within(span: Span, unit: int) -> bool:
     """Of one model, -1 is the embeddings, and behind the last block comes the head."""
     return unit in span.blocks or (unit < 0 and span.embeddings) or (unit >= span.stop and span.head)
 
@@ -281,7 +209,7 @@ def _total(stages: Sequence[StageCost]) -> StageCost:
     )
 
 
-def _peak(memory: Bytes, step: Step, update: float, *, accumulates: bool) -> Peak:
+def peak_of(memory: Bytes, step: Step, update: float, *, accumulates: bool) -> Peak:
     """`update`: bytes that the optimizer takes for a moment; `accumulates`: gradients are there from the start."""
     always = memory.weights + memory.optimizer
     gradients = memory.gradients + 0 * step.gradients if accumulates else step.gradients

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from chainft.config.run import RunConfig
-from chainft.plan.budget import without_imports
+from chainft.plan.followed import without_imports
 from chainft.plan.probe import NUM_LABELS, ghostly, new_skeleton, new_task
 from chainft.stages.blocks import find_blocks
 from chainft.stages.chain import build_chain, is_trivial, stage_spans

@@ -42,6 +42,8 @@ class Step:
     """(operations,) bytes of the gradients of parameters."""
     num_forward: int
     """How many operations are the forward pass."""
+    units: np.ndarray
+    """(operations,) the unit of each."""
     flops: Mapping[tuple[int, Phase], float]
     kept: Mapping[int, float]
     """Unit -> bytes kept for the backward pass."""
@@ -73,6 +75,7 @@ def measure_step(
         weights @ np.array([trace.alive for trace in traces], dtype=np.float64),
         np.array(traces[0].gradients, dtype=np.float64),
         traces[0].num_forward,
+        np.array(traces[0].units),
         {key: float(weights @ np.array([trace.flops.get(key, 0) for trace in traces], dtype=float)) for key in flops},
         {key: float(weights @ np.array([trace.kept.get(key, 0) for trace in traces], dtype=float)) for key in kept},
     )

@@ -21,7 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
-Phase = Literal["forward", "backward"]
+Phase = Literal["forward", "backward", "recomputed"]
+"""`recomputed`: in the backward pass, what the forward pass had computed before (gradient checkpointing)."""
+PHASES: tuple[Phase, ...] = ("forward", "backward", "recomputed")
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Trace:
     """Bytes of activations and temporaries after each operation; neither parameters nor their gradients."""
     gradients: list[int] = field(default_factory=list)
     """Bytes of the gradients of parameters after each operation."""
+    units: list[int] = field(default_factory=list)
+    """The unit of each operation."""
     num_forward: int = 0
     """How many of these operations are the forward pass, loss included."""
     flops: dict[tuple[int, Phase], int] = field(default_factory=lambda: defaultdict(int))
@@ -95,10 +99,15 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor):
                 self._note(leaf)
-        self.trace.flops[self.unit, self.phase] += flops_of(func, args, kwargs, output)
+        self.trace.flops[self.unit, self._phase()] += flops_of(func, args, kwargs, output)
         self.trace.alive.append(self._alive)
         self.trace.gradients.append(self._gradients)
+        self.trace.units.append(self.unit)
         return output
+
+    def _phase(self) -> Phase:
+        """Gradients themselves are computed without a graph, what is computed once more has one."""
+        return "recomputed" if self.phase == "backward" and torch.is_grad_enabled() else self.phase
 
     def begin_backward(self) -> None:
         """The forward pass is done: what is alive now is kept for the backward pass."""

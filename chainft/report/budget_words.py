@@ -45,13 +45,15 @@ def operations(number: float) -> str:
     return f"{number:.0f} FLOP"
 
 
-def print_budget(budget: Budget, *, memory: int | None = None, console: Console | None = None) -> None:
-    """The plan, and with `memory` (bytes) whether it fits."""
+def print_budget(
+    budget: Budget, *, memory: int | None = None, of_process: bool = True, console: Console | None = None
+) -> None:
+    """The plan, and with `memory` (bytes) whether it fits; `of_process`: with what one process takes that does it all."""
     target = console or output()
-    for table in (_sizes(budget), _memory(budget), _work(budget)):
+    for table in (_sizes(budget), *([_memory(budget)] if of_process else []), _work(budget)):
         target.print(render(table, target))
         target.print()
-    for line in _peak_lines(budget):
+    for line in _peak_lines(budget) if of_process else _label_lines(budget):
         target.print(Text(line), soft_wrap=True)
     if memory is not None:
         fits = budget.peak.total <= memory
@@ -123,5 +125,9 @@ def _peak_lines(budget: Budget) -> Iterator[str]:
     }
     named = ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
     yield f"Peak: {size(peak.total)} in {_PHASES[peak.phase]}: {named}."
+    yield from _label_lines(budget)
+
+
+def _label_lines(budget: Budget) -> Iterator[str]:
     if budget.num_labels is not None:
         yield f"The head is planned for {plural(budget.num_labels, 'label')}; --num-labels gives another number."

@@ -1,8 +1,9 @@
 """Checkpoints that appear whole or not at all, whenever the process is killed or the disk fills up.
 
-`<folder>/step-000500/` holds a `.safetensors` file for each group of tensors, `state.json`, `MANIFEST.json` and, once
-all of that is on the disk, `COMMIT`. Only then does the link `last` move and an old checkpoint go. See `manifest` for
-how damage is noticed; no pickle is written or read. All paths are relative: a moved run folder goes on working.
+`<folder>/step-000500/` holds a `.safetensors` file for each group of tensors, of several processes one each,
+`state.json`, `MANIFEST.json` and, once all of that is on the disk, `COMMIT`. Only then does the link `last` move and an
+old checkpoint go. See `manifest` for how damage is noticed, `saved` for reading; no pickle is written or read. All paths
+are relative: a moved run folder goes on working.
 """
 
 from __future__ import annotations
@@ -12,25 +13,23 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chainft.errors import CheckpointError
 from chainft.train.checkpoint_files import (
-    STATE,
     TEMPORARY,
     failed_save,
     remove_checkpoint,
     seal,
-    write_parts,
     write_state,
 )
 from chainft.train.durable import read_link, replace_link, require_space
 from chainft.train.faults import fault_point
-from chainft.train.manifest import JSON, FileEntry, Manifest, is_checkpoint, read_manifest, verify_files
+from chainft.train.joint_save import JointSave
+from chainft.train.manifest import JSON, Manifest, format_of, is_checkpoint
+from chainft.train.saved import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,59 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-\d+(-\d+)?")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A committed checkpoint. What is read from it is compared with its digest first."""
-
-    path: Path
-    manifest: Manifest
-    _verified: set[str] = field(default_factory=set, repr=False, compare=False)
-
-    @classmethod
-    def open(cls, path: Path) -> Checkpoint:
-        """The checkpoint in a folder. Raises CheckpointError where it is unfinished, damaged or of a newer format."""
-        return cls(path, read_manifest(path))
-
-    @property
-    def step(self) -> int:
-        return self.manifest.step
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What was known about the run: data fingerprint, library versions, epoch, ..."""
-        return self.manifest.facts
-
-    @cached_property
-    def state(self) -> Mapping[str, Any]:
-        """Everything that is not a tensor."""
-        self._verify(STATE)
-        state: Mapping[str, Any] = json.loads((self.path / STATE).read_bytes())
-        return state
-
-    def load(self, name: str) -> dict[str, Tensor]:
-        """The tensors that were saved as `name`, on the CPU; tied ones are the same object again."""
-        from chainft.train.tensor_file import read_tensors
-
-        entry = self._verify(f"{name}.safetensors")
-        return read_tensors(self.path / entry.path, entry.aliases)
-
-    def verify(self) -> None:
-        """Compare every file with its size and digest. Raises CheckpointError that names file and digests."""
-        verify_files(self.path, self.manifest.files)
-        self._verified.update(entry.path for entry in self.manifest.files)
-
-    def _verify(self, file: str) -> FileEntry:
-        entry = self.manifest.entry(file)
-        if entry is None:
-            there = ", ".join(entry.path for entry in self.manifest.files)
-            message = f"checkpoint {self.path.name} has no {file}; there are: {there}"
-            raise CheckpointError(message, slug="no-such-part", where=str(self.path))
-        if file not in self._verified:
-            verify_files(self.path, [entry])
-            self._verified.add(file)
-        return entry
 
 
 class CheckpointStore:
@@ -116,23 +62,27 @@ class CheckpointStore:
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, JSON],
         facts: Mapping[str, JSON],
+        joint: JointSave | None = None,
     ) -> Checkpoint:
         """Commit a checkpoint, move `last` to it, then remove what is too much.
+
+        With `joint`, `tensors` are the part of this process, and the checkpoint holds those of the others too.
 
         Raises StorageError where it cannot be written; then every checkpoint from before is untouched and nothing
         half-written stays behind. Saved again, a step replaces its earlier checkpoint once the new one is committed.
         """
         from chainft.train.tensor_file import pack
 
+        joint = joint or JointSave()
         packed = {name: pack(group) for name, group in tensors.items()}
         text = json.dumps(state, ensure_ascii=False).encode()
-        num_bytes = len(text) + sum(part.num_bytes for part in packed.values())
+        num_bytes = len(text) + joint.total_bytes(packed)
         require_space(self.folder, num_bytes)
         temporary, final = self.folder / f".step-{step:06d}.tmp-{os.getpid()}", self._free_path(step)
         try:
             temporary.mkdir()
-            files = [*write_parts(temporary, packed, step), write_state(temporary, text, step)]
-            manifest = Manifest(step, self._next_sequence(), dict(facts), tuple(files))
+            files = (*joint.write_all(temporary, packed, step), write_state(temporary, text, step))
+            manifest = Manifest(step, self._next_sequence(), dict(facts), files, format_of(files))
             seal(temporary, final, manifest)
             self._whole.add(final.name)
             self._is_rotated = False
@@ -198,10 +148,10 @@ class CheckpointStore:
             )
         return Checkpoint.open(self.folder / name)
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, verify: Callable[[Checkpoint], None] = Checkpoint.verify) -> Checkpoint | None:
         """The newest whole checkpoint, every file verified; None where none was ever committed.
 
-        Damaged ones are named in a warning and passed over. Raises CheckpointError where all are damaged, or one was
+        `verify` raises CheckpointError where a file is damaged. Damaged ones are named in a warning and passed over. Raises CheckpointError where all are damaged, or one was
         made by a newer chainft.
         """
         problems = []
@@ -212,7 +162,7 @@ class CheckpointStore:
             problems += [problem for problem in error.problems if problem.slug != "uncommitted"]
         for checkpoint in self._committed():
             try:
-                checkpoint.verify()
+                verify(checkpoint)
             except CheckpointError as error:
                 logger.warning("%s; trying the checkpoint before", error)
                 self._damaged[checkpoint.path.name] = error

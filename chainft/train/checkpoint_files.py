@@ -27,17 +27,22 @@ TEMPORARY = re.compile(r"\.(step-\d+|last|best|COMMIT)\.tmp-\d+")
 """Names of what is being written; whatever has one when a run starts was left behind by a killed process."""
 
 
-def write_parts(folder: Path, packed: Mapping[str, Packed], step: int) -> Iterator[FileEntry]:
-    """Write and flush a file for each group of tensors; yields what the manifest says of it."""
+def write_parts(
+    folder: Path, packed: Mapping[str, Packed], step: int, *, part: tuple[int, int] = (0, 1)
+) -> Iterator[FileEntry]:
+    """Write and flush a file for each group of tensors, `part` (number, count) of it; yields the manifest's entries."""
     from chainft.train.tensor_file import write_tensors
 
-    for name, part in packed.items():
-        path = folder / f"{name}.safetensors"
+    number, count = part
+    suffix = f"-{number + 1:05d}-of-{count:05d}" if count > 1 else ""
+    for name, group in packed.items():
+        path = folder / f"{name}{suffix}.safetensors"
         with _naming(path):
             fault_point(f"save.{name}", step=step)
-            write_tensors(path, part)
+            write_tensors(path, group)
             flush_file(path)
-        yield FileEntry(path.name, path.stat().st_size, digest_of(path), part.summary(), dict(part.aliases))
+            size, digest = path.stat().st_size, digest_of(path)
+        yield FileEntry(path.name, size, digest, group.summary(), dict(group.aliases))
 
 
 def write_state(folder: Path, text: bytes, step: int) -> FileEntry:

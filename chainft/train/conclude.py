@@ -14,11 +14,11 @@ from chainft.infer.engine import Engine
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Task
 from chainft.train.baselines import score_baselines
-from chainft.train.checkpoint import Checkpoint
 from chainft.train.evaluations import Evaluations, Kept, read_pairs
 from chainft.train.finish import WorstMistakes, score_and_write, scores_to_json, write_artefacts
 from chainft.train.fit import Fit
 from chainft.train.prepare import Prepared
+from chainft.train.saved import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def conclude(config: RunConfig, prepared: Prepared, fit: Fit, *, folder: RunFold
         table.dissolve()
     best = fit.checkpoints.best() or fit.checkpoints.latest()
     if best is not None:
+        fit.checkpoints.verify(best, "model")
         fit.learner.load(best.load("model"))
     if fit.learner.division is None:
         prepared.chain.merge()

@@ -16,13 +16,15 @@ from chainft.data.example import Example
 from chainft.errors import DistributedError, DivergedError, Interrupted, Stopped
 from chainft.metrics._direction import falls
 from chainft.metrics.base import unknown_metric
+from chainft.plan.micro_batches import configured_rows
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
-from chainft.train.checkpoint import Checkpoint
 from chainft.train.faults import fault_point
-from chainft.train.learner import Course, Learner, StepFacts, configured_rows
+from chainft.train.learner import Course, Learner, StepFacts
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
+from chainft.train.parts import own_part
 from chainft.train.recorder import Recorder
+from chainft.train.saved import Checkpoint
 from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.train.signals import StopRequest
 
@@ -86,6 +88,11 @@ class Fit:
 
     def run(self) -> FitState:
         """Train to the end. Raises Stopped or Interrupted after saving, DivergedError without."""
+        with self.checkpoints.settled():
+            self._train()
+        return self.state
+
+    def _train(self) -> None:
         if self.state.evaluated_step < self.state.step:
             self._after_step()
         while self.state.step < self.learner.course.total_steps and not self.state.stopped_early:
@@ -95,12 +102,11 @@ class Fit:
             self.recorder.step(facts, self._epoch(), self.state.train_time_s)
             self.stop.agree()
             self._after_step()
-        if self.state.step not in self.checkpoints.steps():
+        if not self.checkpoints.has(self.state.step):
             self.save()
-        return self.state
 
     def save(self) -> None:
-        """Commit a checkpoint of the current state. Raises DistributedError where copies of the model differ."""
+        """Save a checkpoint of the current state. Raises DistributedError where copies of the model differ."""
         fault_point("save", step=self.state.step)
         self._check_copies()
         learner = self.learner
@@ -109,8 +115,9 @@ class Fit:
             model = learner.division.state()
             tensors, groups = learner.division.optimizer_state(learner.plain_optimizer)
         else:
-            model = learner.plain_model.state_dict()
+            model = own_part(learner.plain_model.state_dict(keep_vars=True), learner.world)
             tensors, groups = pack_optimizer(learner.plain_optimizer, learner.plain_model, learner.tables)
+            tensors = own_part(tensors, learner.world)
         halved = learner.max_rows < configured_rows(learner.config, learner.world.num_copies)
         state = asdict(replace(self.state, max_rows=learner.max_rows if halved else None))
         self.checkpoints.save(
@@ -161,7 +168,7 @@ class Fit:
         if pending and self.evaluate is not None and self._due(self.learner.config.evaluation.every):
             self._evaluate(self.evaluate)
         self.state = replace(self.state, evaluated_step=step)
-        if self._save_is_due() and step not in self.checkpoints.steps():
+        if self._save_is_due() and not self.checkpoints.has(step):
             self.save()
         self.checkpoints.rotate()
         if self.stop.signal is not None:
@@ -235,8 +242,9 @@ class Fit:
         )
 
     def _save_and_leave(self) -> None:
-        if self.state.step > 0 and self.state.step not in self.checkpoints.steps():
+        if self.state.step > 0 and not self.checkpoints.has(self.state.step):
             self.save()
+        self.checkpoints.settle()
         self.stop.check()
 
     def _save_is_due(self) -> bool:

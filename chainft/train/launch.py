@@ -29,6 +29,7 @@ from chainft.config.run import RunConfig
 from chainft.errors import ConfigError, DistributedError
 from chainft.run_folder import RunFolder, new_run_path
 from chainft.train.outcomes import Failure, first_cause, read_outcomes, request_file, started_here
+from chainft.train.signals import HANDLED, STOPPING, say
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,13 @@ def _resolved(composed: Composed) -> Composed:
         import torch
 
         count = max(1, torch.cuda.device_count()) * config.launch.num_machines
+    if count == 1 and config.launch.divides:
+        raise ConfigError(
+            "launch.num_processes = auto finds one device here, and launch.fsdp and launch.pipeline need several",
+            slug="contradiction",
+            key="launch.num_processes",
+            help="give the number of processes",
+        )
     _check_devices(config, count)
     run = config.run or str(new_run_path(config.runs_dir, config.task.name))
     if config.run is None and config.launch.num_machines > 1:
@@ -108,7 +116,12 @@ def _attempt(composed: Composed, exchange: Path, attempt: int) -> Failure | None
 
     from chainft.train.worker import Surroundings, work
 
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher", "torchelastic-events-null"):
+    for name in (
+        "torch.distributed.elastic",
+        "torch.distributed.launcher",
+        "torchelastic-events-null",
+        "torch.multiprocessing.spawn",
+    ):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # What they would tell is told by `first_cause`.
     if sys.platform == "linux":
         _start_forkserver()
@@ -201,14 +214,18 @@ def _endpoint(settings: LaunchConfig, attempt: int) -> str:
 def _passing_signals(exchange: Path) -> Iterator[None]:
     """Pass SIGINT, SIGTERM and SIGUSR1 on to the workers, which save, end, and say so."""
 
+    told: list[int] = []
+
     def pass_on(number: int, frame: FrameType | None) -> None:
         request_file(exchange).write_text(str(number))  # For those that have not begun yet.
+        if not told:
+            say(STOPPING)
+        told.append(number)
         for file in exchange.glob("*.pid"):
             with suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), number)
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, pass_on) for number in handled}
+    before = {number: signal.signal(number, pass_on) for number in HANDLED}
     try:
         yield
     finally:
@@ -217,10 +234,9 @@ def _passing_signals(exchange: Path) -> Iterator[None]:
 
 
 def _going_on(composed: Composed) -> Composed:
-    """The same run from its last checkpoint, or from its beginning where it has none."""
-    folder = RunFolder(Path(str(composed.config.run)))
-    has_begun = folder.config.is_file()
-    return replace(composed, config=replace(composed.config, resume=composed.config.resume or has_begun))
+    """The same run from its last checkpoint, or from its beginning where it has none; its folder is there, perhaps."""
+    is_there = RunFolder(Path(str(composed.config.run))).path.is_dir()
+    return replace(composed, config=replace(composed.config, resume=composed.config.resume or is_there))
 
 
 def _results(config: RunConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, epoch_order, micro_batches, packed_batches, rank_shares
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
+from chainft.plan.micro_batches import configured_rows
 from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
@@ -362,18 +363,6 @@ class Learner:
             self.max_rows,
             self.config.train.batch_size,
         )
-
-
-MICRO_BATCHES_A_PLACE = 4
-"""Of a pipeline: so many keep a place idle for less than a fifth of the time (Huang et al. 2019, arXiv:1811.06965, 2.3)."""
-
-
-def configured_rows(config: RunConfig, num_copies: int = 1) -> int:
-    """Most rows in one forward pass while memory suffices; of a pipeline, few enough that all places work at once."""
-    if config.train.micro_batch_size is None and config.launch.is_pipeline:
-        a_copy = config.train.batch_size / num_copies
-        return max(1, math.ceil(a_copy / (MICRO_BATCHES_A_PLACE * config.launch.pipeline)))
-    return config.train.micro_batch_size or config.train.batch_size
 
 
 def seed_step(seed: int, step: int, number: int, *, device: torch.device, copy: int = 0) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ from chainft.errors import CheckpointError
 from chainft.train.durable import replace_durably, write_durably
 
 JSON = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None
-FORMAT = 1
-"""Version of the folder's layout; a reader refuses a newer one."""
+FORMAT = 2
+"""Version of the folder's layout; a reader refuses a newer one. Since 2, a group of tensors may lie in several files."""
 MANIFEST, COMMIT = "MANIFEST.json", "COMMIT"
+_TENSORS = re.compile(r"(?P<group>.+?)(-\d+-of-\d+)?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,28 @@ class Manifest:
     """Counts the checkpoints of the folder in the order in which they were saved; the highest is the newest."""
     facts: Mapping[str, Any]
     files: tuple[FileEntry, ...]
-    format: int = FORMAT
+    format: int = 1
     chainft: str = __version__
 
     def entry(self, path: str) -> FileEntry | None:
         """The entry of a file, or None."""
         return next((entry for entry in self.files if entry.path == path), None)
+
+
+def group_of(path: str) -> str | None:
+    """Name of the group of tensors of which a file has all or a part; None: it is no file of tensors.
+
+    >>> group_of("model.safetensors"), group_of("model-00002-of-00004.safetensors"), group_of("state.json")
+    ('model', 'model', None)
+    """
+    found = _TENSORS.fullmatch(path)
+    return found["group"] if found else None
+
+
+def format_of(files: Sequence[FileEntry]) -> int:
+    """The oldest format that a checkpoint of these files has."""
+    groups = [group for entry in files if (group := group_of(entry.path))]
+    return FORMAT if len({*groups}) < len(groups) else 1
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

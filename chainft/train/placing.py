@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,16 +21,16 @@ from transformers import PreTrainedModel
 
 from chainft.config.launch import LaunchConfig
 from chainft.data.batching import Batch
-from chainft.errors import ConfigError
 from chainft.models.generation import without_keys
-from chainft.plan.balance import balanced_cuts
 from chainft.plan.pipeline_schedule import placement
+from chainft.plan.places import place_spans
 from chainft.stages.blocks import find_blocks
 from chainft.stages.chain import Chain
 from chainft.stages.measure import block_seconds
 from chainft.stages.own import canonical_names, own_stages
-from chainft.stages.spans import Span, spans_between
+from chainft.stages.spans import Span
 from chainft.train.optimizer_state import SEPARATOR, pack_optimizer, restore_optimizer
+from chainft.train.parts import own_part
 from chainft.train.pipeline import Pipeline
 from chainft.train.sharding import Sharding
 from chainft.train.slices import placed
@@ -61,7 +60,6 @@ class Placed:
         self.canonical = canonical_names(model)
         """Every name of each parameter in the whole model -> its first name."""
         self._first = {*self.canonical.values()}
-        self._order = list(model.state_dict())
         everyone: Any = dist.group.WORLD
         self._group: dist.ProcessGroup = world.places if world.places is not None else everyone
         a_place = launch.stages_of_place
@@ -143,21 +141,15 @@ class Placed:
             self.sharding.rest()
 
     def state(self) -> dict[str, Tensor]:
-        """The whole model's state on the main process; none elsewhere. All processes must call it."""
+        """What this process writes of the whole model's state. All processes must call it.
+
+        Buffers, which every place has, are written by each: of them the last one counts.
+        """
         self.rest()
-        local = self.model.state_dict()
-        mine = {self.canonical.get(name, name): tensor for name, tensor in local.items()}
-        owned = {*self.pipeline.owned_names()}
-        given = {name: _whole(tensor) for name, tensor in mine.items() if name in owned or name not in self._first}
-        values: dict[str, Tensor] = {}
-        for part in self._gathered(given):
-            values.update(part)
-        if not self.world.is_main:
-            return {}
-        return {name: values[self.canonical.get(name, name)] for name in self._order}
+        return own_part(self._own_state(), self.world)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The whole optimizer's state, as `pack_optimizer` gives it, on the main process."""
+        """What this process writes of the whole optimizer's state; on the main one, what else belongs to all of it."""
         self.rest()
         tensors, json = pack_optimizer(optimizer, self.model)
         owned = {*self.pipeline.owned_names()}
@@ -167,18 +159,16 @@ class Placed:
         for name, tensor in tensors.items():
             parameter, _, entry = name.rpartition(SEPARATOR)
             if parameter in own:
-                kept[f"{own[parameter]}{SEPARATOR}{entry}"] = _whole(tensor)
+                kept[f"{own[parameter]}{SEPARATOR}{entry}"] = tensor
         tables = {
             table: {own[name]: value for name, value in json[table].items() if name in own}
             for table in ("shapes", "scalars")
         }
-        merged: dict[str, Tensor] = {}
         record: dict[str, Any] = {**json, "shapes": {}, "scalars": {}}
-        for several, found in self._gathered((kept, tables)):
-            merged.update(several)
+        for found in self._gathered(tables):
             for table in ("shapes", "scalars"):
                 record[table].update(found[table])
-        return merged, record
+        return own_part(kept, self.world), record
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Give the stages of this process the whole model's weights."""
@@ -211,7 +201,10 @@ class Placed:
     def dissolve(self) -> None:
         """Give the main process the plain whole model again, for writing it; the others keep their stages."""
         trained = {self.canonical[name]: one.requires_grad for name, one in self.model.named_parameters()}
-        state = self.state()
+        self.rest()
+        firsts = {name: one for name, one in self._own_state().items() if self.canonical.get(name, name) == name}
+        parts = self._gathered({name: _whole(tensor) for name, tensor in firsts.items()})
+        state = {name: value for part in parts for name, value in part.items()}
         if not self.world.is_main:
             return
         for part in self.model.modules():
@@ -224,6 +217,14 @@ class Placed:
             value = state[first].to(self.model.device)
             one = made.setdefault(first, nn.Parameter(value, requires_grad=trained.get(first, False)))
             module._parameters[leaf] = one
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """Parameters that this place owns, under all their names in the whole model, and its buffers."""
+        local = self.model.state_dict(keep_vars=True)
+        mine = {self.canonical.get(name, name): tensor for name, tensor in local.items()}
+        owned = {*self.pipeline.owned_names()}
+        given = {name: mine[first] for name, first in self.canonical.items() if first in owned}
+        return given | {name: tensor for name, tensor in mine.items() if name not in self._first}
 
     def _gathered(self, value: Any) -> list[Any]:
         """What all places of the main pipeline give, on the main process; nothing elsewhere."""
@@ -239,32 +240,9 @@ def pipeline_spans(launch: LaunchConfig, model: PreTrainedModel, chain: Chain, t
 
     Raises ConfigError where the chain has too few stages, or the model too few blocks.
     """
-    count = launch.pipeline * launch.stages_of_place
-    spans = list(chain.spans.values())
-    if len(spans) == count:
-        return spans
     blocks = find_blocks(model)
-    if 1 < len(spans) < count or blocks.num_blocks < count:
-        has = f"the chain has {len(spans)} stages" if len(spans) > 1 else f"the model has {blocks.num_blocks} blocks"
-        each = f", {launch.stages_of_place} a place" if launch.stages_of_place > 1 else ""
-        raise ConfigError(
-            f"launch.pipeline = {launch.pipeline} with schedule {launch.schedule!r} needs {count} stages{each}, and {has}",
-            slug="too-few-stages",
-            key="launch.pipeline",
-            help="give the chain more stages (chain.split), or take fewer places or a schedule with one stage a place "
-            "(1f1b, gpipe)",
-        )
-    costs = block_seconds(model, task.arguments(batch.to(model.device)))
-    if len(spans) == 1:
-        return list(spans_between(balanced_cuts(costs, count)))
-    # Stages of embeddings or a head alone have no blocks; they cost a little, so that they have a place too.
-    least = min(costs) / 10
-    ends = balanced_cuts([sum(costs[span.start : span.stop]) + least for span in spans], count)
-    return [_joined(spans[start:stop]) for start, stop in pairwise(ends)]
-
-
-def _joined(spans: Sequence[Span]) -> Span:
-    return Span(spans[0].start, spans[-1].stop, spans[0].embeddings, spans[-1].head)
+    inputs = task.arguments(batch.to(model.device))
+    return place_spans(launch, [*chain.spans.values()], blocks.num_blocks, lambda: block_seconds(model, inputs))
 
 
 def _whole(tensor: Tensor) -> Tensor:

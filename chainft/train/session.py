@@ -33,7 +33,6 @@ from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, wri
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
 from chainft.stages.spans import Span
-from chainft.train.checkpoint import Checkpoint
 from chainft.train.conclude import conclude
 from chainft.train.cuts import MEASURED_ROWS
 from chainft.train.environment import environment_facts
@@ -50,6 +49,7 @@ from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.reads import Reads, find_reads
 from chainft.train.recorder import Recorder
+from chainft.train.saved import Checkpoint
 from chainft.train.sharding import Sharding
 from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.train.signals import StopRequest
@@ -167,7 +167,7 @@ class Session:
 
     def _write_config(self) -> None:
         write_text(self.folder.config, to_yaml(anchored(self.composed.unresolved)))
-        if not self.config.resume:
+        if not self.config.resume or not self.folder.overrides.is_file():
             write_text(self.folder.overrides, to_yaml(list(self.composed.overrides)))
         write_json(self.folder.environment, environment_facts())
 
@@ -194,7 +194,7 @@ class Session:
         if self.config.train.gradient_checkpointing:
             recompute_all(model)
         prepared.chain.set_recomputation()
-        checkpoints = SharedCheckpoints.of(self.world, self.folder.checkpoints, self.config.checkpoint.max_checkpoints)
+        checkpoints = SharedCheckpoints.of(self.world, self.folder.checkpoints, self.config.checkpoint)
         found = checkpoints.latest() if self.config.resume else None
         if found:
             self._check_data(found, prepared)
@@ -254,9 +254,9 @@ class Session:
         launch, model = self.config.launch, prepared.loaded.model
         if not launch.divides:
             return
-        if found:
-            model.load_state_dict(found.load("model"))
         if not launch.is_pipeline:
+            if found:
+                model.load_state_dict(found.load("model"))
             self._open_prefix(prepared, accelerator, found)
             self.division = Sharding(model, prepared.chain, self.world, launch)
             return

@@ -19,10 +19,11 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from chainft.config.launch import LaunchConfig
-from chainft.errors import ConfigError, ModelError
+from chainft.errors import ConfigError
 from chainft.stages.chain import Chain
-from chainft.stages.links_parts import blocks_of
+from chainft.stages.shard_units import shard_units
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
+from chainft.train.parts import own_part
 from chainft.train.slices import placed
 from chainft.world import World
 
@@ -54,7 +55,7 @@ class Sharding:
         self._reshards = launch.reshard_after_forward
         mesh = _mesh(world, device)
         policy: OffloadPolicy = CPUOffloadPolicy() if launch.cpu_offload else OffloadPolicy()
-        for units in _units(model):
+        for units in shard_units(model):
             fully_shard(units, mesh=mesh, reshard_after_forward=launch.reshard_after_forward, offload_policy=policy)
         root = model if stage is None else stage
         fully_shard(root, mesh=mesh, reshard_after_forward=False, offload_policy=policy)
@@ -84,15 +85,15 @@ class Sharding:
         return found
 
     def state(self) -> dict[str, Tensor]:
-        """The whole model's state on the main process; none elsewhere. All processes must call it."""
+        """What this process writes of the whole model's state. All processes must call it."""
         self.rest()
-        return self.whole(self.model.state_dict())
+        return own_part(self.model.state_dict(keep_vars=True), self.world)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The whole optimizer's state, as `pack_optimizer` gives it, on the main process."""
+        """What this process writes of the whole optimizer's state, and what else `pack_optimizer` gives of all of it."""
         self.rest()
         tensors, json = pack_optimizer(optimizer, self.model)
-        return self.whole(tensors), json
+        return own_part(tensors, self.world), json
 
     def restore_optimizer(
         self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], json: Mapping[str, Any]
@@ -142,31 +143,3 @@ class Sharding:
 def _mesh(world: World, device: str) -> DeviceMesh:
     group: Any = world.copies if world.copies is not None else torch.distributed.group.WORLD
     return DeviceMesh.from_group(group, device)
-
-
-def _units(model: PreTrainedModel) -> Iterator[list[nn.Module]]:
-    """Blocks, those that share parameters together; one that shares some with the shell stays with it."""
-    try:
-        blocks = blocks_of(model)
-    except ModelError:
-        return  # A model whose blocks cannot be told apart is one unit.
-    owners: dict[int, set[int]] = {}
-    modules = list(dict.fromkeys(blocks.module(number) for number in range(blocks.num_blocks)))
-    modules = [module for module in modules if next(module.parameters(), None) is not None]  # Others' are empty.
-    place = {id(parameter): -1 for parameter in _shell_parameters(model, modules)}
-    for number, module in enumerate(modules):
-        for parameter in module.parameters():
-            owners.setdefault(id(parameter), set()).add(number)
-    groups = list(range(len(modules)))
-    for key, several in owners.items():
-        together = {groups[number] for number in several} | ({-1} if key in place else set())
-        groups = [min(together) if group in together else group for group in groups]
-    for group in sorted({one for one in groups if one >= 0}):
-        yield [module for module, one in zip(modules, groups, strict=True) if one == group]
-
-
-def _shell_parameters(model: nn.Module, blocks: list[nn.Module]) -> Iterator[nn.Parameter]:
-    inside = {id(module) for block in blocks for module in block.modules()}
-    for module in model.modules():
-        if id(module) not in inside:
-            yield from module.parameters(recurse=False)

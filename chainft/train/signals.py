@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from chainft.world import World
 
 HANDLED = (SIGTERM, SIGUSR1, SIGINT)
+STOPPING = "stopping as soon as everything is saved; press Ctrl-C again to leave at once"
+LAUNCHED = "CHAINFT_LAUNCHED"
+"""Variable of processes whose parent speaks for them."""
 
 
 class StopRequest:
@@ -39,6 +42,8 @@ class StopRequest:
         self._world: World | None = None
         self._agreed: Signals | None = None
         self._signal: Signals | None = None
+        self.has_agreed = False
+        """Whether all processes know of the request, and save and leave together."""
         self._outer: StopRequest | None = None
         self._previous: dict[Signals, Any] = {}
 
@@ -52,6 +57,7 @@ class StopRequest:
             received = self._received
             number = int(self._world.most(0 if received is None else int(received)))
             self._agreed = Signals(number) if number else None
+            (self._outer or self).has_agreed = self._agreed is not None
 
     @property
     def signal(self) -> Signals | None:
@@ -109,11 +115,11 @@ class StopRequest:
         """The handler: keeps to what is safe at any moment, so no logging and no exception."""
         again = self._signal is not None
         if number == SIGINT and again:
-            _say("leaving at once" + (f"; go on with: {resume_command(self.run)}" if self.run else ""))
+            say("leaving at once" + (f"; go on with: {resume_command(self.run)}" if self.run else ""))
             os._exit(Interrupted.exit_code)
         if not again:
             self._signal = Signals(number)
-            _say("stopping as soon as everything is saved; press Ctrl-C again to leave at once")
+            say(STOPPING)
 
 
 def resume_command(run: Path) -> str:
@@ -131,9 +137,12 @@ def resume_command(run: Path) -> str:
     return f"chainft train {quoted} resume=true"
 
 
-def _say(message: str) -> None:
-    """Write a line to standard error, past all buffers; shows the cursor again that a progress bar may have hidden."""
-    if os.environ.get("RANK", "0") != "0":
+def say(message: str) -> None:
+    """Write a line to standard error, past all buffers; shows the cursor again that a progress bar may have hidden.
+
+    Of several processes the first one does, or the parent that started them (`LAUNCHED`).
+    """
+    if os.environ.get("RANK", "0") != "0" or LAUNCHED in os.environ:
         return
     shown = "\033[?25h" if sys.__stderr__ is not None and sys.__stderr__.isatty() else ""
     try:

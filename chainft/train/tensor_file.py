@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -57,6 +58,18 @@ def pack(tensors: Mapping[str, Tensor]) -> Packed:
     return Packed(stored, aliases)
 
 
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in memory of the CPU that nobody else changes, pinned where they come from a GPU; tied ones stay tied."""
+    packed = pack(tensors)
+    copies: dict[str, Tensor] = {}
+    for name, tensor in packed.tensors.items():
+        copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        copies[name].copy_(tensor, non_blocking=True)
+    if any(tensor.is_cuda for tensor in packed.tensors.values()):
+        torch.cuda.synchronize()
+    return copies | {alias: copies[name] for alias, name in packed.aliases.items()}
+
+
 def write_tensors(path: Path, packed: Packed) -> None:
     """Write the file, with the permissions of a new file. Raises OSError where the system does not let it."""
     path.touch()
@@ -71,7 +84,10 @@ def write_tensors(path: Path, packed: Packed) -> None:
 
 
 def read_tensors(path: Path, aliases: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors on the CPU under all their names; tied ones are the same object again."""
+    """The tensors on the CPU under all their names; tied ones are the same object again.
+
+    The file is mapped: of each tensor the bytes are read when they are used, so that nobody reads what he leaves alone.
+    """
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -26,7 +26,7 @@ from chainft.train.outcomes import (
     write_outcome,
 )
 from chainft.train.session import run_training
-from chainft.train.signals import StopRequest
+from chainft.train.signals import LAUNCHED, StopRequest
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ _PLACE = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHEL
 def work(composed: Composed, exchange: str, around: Surroundings) -> None:
     """Train as rank `RANK` of `WORLD_SIZE`. Ends with the exit code of what went wrong; asked to stop, it just ends."""
     around.enter()
+    os.environ[LAUNCHED] = "1"
     rank = int(os.environ["RANK"])
     folder = Path(exchange)
     os.setsid()  # The terminal's Ctrl-C reaches the workers once, through the parent.
@@ -99,7 +100,7 @@ def _watch(exchange: Path, rank: int, run: Path, stop: StopRequest, launcher: in
         others = [one for one in read_outcomes(exchange).values() if one.exit_code and one.rank != rank]
         if stopped := [one for one in others if one.is_stop]:
             stop.request(SIGINT if stopped[0].exit_code == Interrupted.exit_code else SIGTERM)
-        if vanished or others:
+        if vanished or len(stopped) < len(others) or (stopped and not stop.has_agreed):
             break
     time.sleep(_GRACE_S)
     if outcome_file(exchange, rank).is_file():

@@ -44,6 +44,11 @@ def test_mermaid_is_printed_alone(words: list[str], capsys: pytest.CaptureFixtur
         (["--length", "0"], "whole number"),
         (["--num-labels", "two"], "whole number"),
         (["--json", "--mermaid"], "exclude each other"),
+        (["--mermaid", "launch.num_processes=2"], "draws the stages of one process"),
+        (["--memory", "1GiB", "plan.memory_gib=2"], "plan.memory_gib = 2 exclude each other"),
+        (["launch.num_processes=auto"], "counts the GPUs"),
+        (["plan.machine=abacus"], "plan.machine"),
+        (["launch.num_processes=2", "plan.between_latency_s=1"], "has no effect: there is one machine"),
     ],
 )
 def test_a_wrong_flag_is_refused(words: list[str], flags: list[str], what: str) -> None:
@@ -59,3 +64,41 @@ def test_linked_models_are_planned(tiny_encoder: Path, capsys: pytest.CaptureFix
         ("second", ["first"]),
         ("third", ["second"]),
     ]
+
+
+def test_a_run_on_many_devices_is_told_rank_by_rank(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "launch.num_processes=4", "launch.pipeline=2", "plan.devices_per_machine=2"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "Machine h100 (plan.*): 4 devices in 2 machines, 67 TFLOP/s at peak, of which 40% are attained",
+        "Divided: pipeline of 2 places (1f1b), 2 copies, 2 micro-batches of 1 row in each copy and update.",
+        "waiting (bubble)",
+        "tokens/s",
+        "fits: most memory:",
+        "ranks 0-1",
+        "gradients of hidden states between",
+    ):
+        assert part in text
+    assert "Peak:" not in text
+
+
+def test_json_has_the_ranks_and_a_change_that_fits(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*words, "launch.num_processes=2", "launch.fsdp=true", "--json"]
+    assert run(given) == 0
+    scale = json.loads(capsys.readouterr().out)["scale"]
+    assert (scale["num_copies"], scale["num_places"], scale["fits"]) == (2, 1, True)
+    total = scale["places"][0]["memory"]["total"]
+    assert run([*given, "--memory", f"{total - 1}B"]) == 2
+    small = json.loads(capsys.readouterr().out)["scale"]
+    assert small["fits"] is False
+    assert small["nearest_change"] == ["train.micro_batch_size=1"]
+
+
+def test_one_process_on_a_certain_machine_has_a_time(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "plan.machine=measured", "train.device=cpu", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["scale"]["places"][0]["memory"]["total"] == plan["peak"]["total"]
+    flops = plan["total"]["flops_forward"] + plan["total"]["flops_backward"]
+    machine = plan["scale"]["machine"]
+    assert machine["flops_per_s"] > 1e8
+    assert plan["scale"]["passes_s"] == pytest.approx(flops / machine["flops_per_s"] / machine["attained_fraction"])

@@ -117,7 +117,7 @@ def test_flops_are_those_counted_by_hand(folder: Path) -> None:
 
 def test_the_polynomial_meets_a_step_of_that_size(folder: Path) -> None:
     """A size that is none of those measured, against the same step followed outright."""
-    from chainft.plan.budget import new_chain
+    from chainft.plan.followed import new_chain
     from chainft.plan.measure import measure_step, trace_step
     from chainft.stages.blocks import find_blocks
 

@@ -33,11 +33,15 @@ class FakeLearner:
         self.accelerator = SimpleNamespace(scaler=None)
         self.max_rows = 3
         self.tables = ()
+        self.division = self.sharding = None
         self.world = World()
         self.plain_model = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(self.plain_model.weight)
         self.plain_optimizer = torch.optim.SGD(self.plain_model.parameters(), lr=0.1)
         self.broken: set[int] = set()
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self.plain_model.load_state_dict(state)
 
     def update(self, step: int) -> StepFacts:
         finite = step + 1 not in self.broken
@@ -89,7 +93,7 @@ def make(folder: Path, settings: RunConfig, scores: dict[int, float] | None) -> 
     example = Example({"text": "the words"}, Origin("train.csv", 7))
     return Fit(
         learner,
-        SharedCheckpoints.of(World(), folder / "checkpoints", settings.checkpoint.max_checkpoints),
+        SharedCheckpoints.of(World(), folder / "checkpoints", settings.checkpoint),
         folder=RunFolder(folder),
         recorder=recorder,
         stop=stop,

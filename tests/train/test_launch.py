@@ -23,7 +23,7 @@ from transformers import BertConfig, BertModel
 
 from chainft.config.compose import compose
 from chainft.config.saved import compose_resumed
-from chainft.errors import DataError, DistributedError, DivergedError, Stopped
+from chainft.errors import ConfigError, DataError, DistributedError, DivergedError, Stopped
 from chainft.run_folder import RunFolder
 from chainft.train import launch as launch_module
 from chainft.train.checkpoint import CheckpointStore
@@ -189,7 +189,7 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             "rank 0 of 2 (was killed by SIGKILL|died without a word.*); the last whole step is 8",
         ),
         ("raise@step=9,phase=backward,rank=1", "rank 1 of 2 failed: chainft.train.faults.InjectedError"),
-        ("sleep@step=9,phase=forward,rank=1,seconds=60", "rank 1 of 2 did not answer within launch.timeout_s = 4 s"),
+        ("sleep@step=9,phase=forward,rank=1,seconds=600", "rank 1 of 2 did not answer within launch.timeout_s = 8 s"),
     ],
 )
 def test_a_process_that_fails_ends_the_run_with_its_rank(
@@ -199,21 +199,23 @@ def test_a_process_that_fails_ends_the_run_with_its_rank(
     fault(what)
     start = time.monotonic()
     with pytest.raises(DistributedError) as caught:
-        train("launch.timeout_s=4", name="run")
+        train(*(["launch.timeout_s=8"] if what.startswith("sleep") else []), name="run")
     assert re.search(told, caught.value.render())
     assert "resume=true" in caught.value.render()
-    assert time.monotonic() - start < 45
+    assert time.monotonic() - start < 240  # Far below what the process would sleep, whatever else the machine does.
     if what.startswith("sleep"):
         assert "faults.py" in (tmp_path / "run" / "stacks_rank_1.txt").read_text(encoding="utf-8")
     found = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
     assert found is not None and found.step == 6
 
 
+@pytest.mark.parametrize("step", [2, 9])
 def test_a_run_that_lost_a_process_starts_again_by_itself(
-    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path
+    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path, step: int
 ) -> None:
+    """Before the first checkpoint and after it."""
     marker = tmp_path / "happened"
-    fault(f"kill@step=9,phase=forward,rank=1,once={marker}")
+    fault(f"kill@step={step},phase=forward,rank=1,once={marker}")
     assert_same_runs(alone, train("launch.max_restarts=1", name="again"))
     assert marker.exists()
 
@@ -236,6 +238,20 @@ def test_a_process_that_leaves_early_with_exit_code_0_ends_the_run(
         train(name="run")
     assert f"rank {rank} of 2 died without a word" in caught.value.render()
     assert time.monotonic() - start < 45
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_killed_in_an_asynchronous_save_changes_nothing(
+    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path, rank: int
+) -> None:
+    """Fault 24: shards are written while the training goes on; it starts again from what was committed before."""
+    marker = tmp_path / "happened"
+    fault(f"kill@step=6,phase=save.optimizer,rank={rank},once={marker}")
+    saving = ["checkpoint.asynchronous=true", "checkpoint.every=2", "launch.fsdp=true", "launch.max_restarts=1"]
+    assert_same_runs(alone, train(*saving, "train.padding_free=false", name="again"))
+    assert marker.exists()
+    last = (tmp_path / "again" / "checkpoints" / "last").resolve()
+    assert {path.name for path in last.glob("model*")} == {f"model-0000{one}-of-00002.safetensors" for one in (1, 2)}
 
 
 def test_the_fault_of_one_process_is_told_once_and_not_tried_again(train: Train, fault: Callable[[str], None]) -> None:
@@ -268,8 +284,6 @@ def test_a_signal_to_one_process_stops_and_saves_all(
 ) -> None:
     """Fault 26."""
     fault(f"term@step=6,phase={phase},rank={rank},count=1")
-    if phase == "save.model" and rank == 1:
-        pytest.skip("only rank 0 writes")
     with pytest.raises(Stopped):
         train(name="run")
     launch(compose_resumed(str(tmp_path / "run"), []))
@@ -443,3 +457,9 @@ def test_other_launchers_start_the_same_run(
 
 
 _ACCELERATE = ("--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+
+
+def test_what_one_process_finds_wrong_ends_all_at_once(train: Train) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train("launch.num_processes=2", "launch.pipeline=2", "launch.schedule=zbv", name="run")
+    assert "needs 4 stages, 2 a place, and the model has 2 blocks" in caught.value.render()

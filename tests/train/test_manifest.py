@@ -181,9 +181,9 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 def test_newer_format_says_who_made_it_and_is_never_passed_over(store: CheckpointStore) -> None:
     """fault 39."""
-    rewrite(newest(store), format=2, chainft="9.1.0", novelty=True)
+    rewrite(newest(store), format=3, chainft="9.1.0", novelty=True)
     with pytest.raises(
-        CheckpointError, match=r"made by chainft 9\.1\.0 \(format 2\), you have chainft \S+ \(format 1\)"
+        CheckpointError, match=r"made by chainft 9\.1\.0 \(format 3\), you have chainft \S+ \(format 2\)"
     ):
         store.latest()
     with pytest.raises(CheckpointError, match=r"made by chainft 9\.1\.0"):
@@ -192,7 +192,7 @@ def test_newer_format_says_who_made_it_and_is_never_passed_over(store: Checkpoin
 
 def test_newer_format_is_never_rotated_away(store: CheckpointStore) -> None:
     """fault 39."""
-    rewrite(newest(store), format=2)
+    rewrite(newest(store), format=3)
     again = CheckpointStore(store.folder, max_checkpoints=1)
     again.save(30, tensors={}, state={}, facts={})
     assert newest(store).is_dir()

@@ -217,10 +217,10 @@ def _passing_signals(exchange: Path) -> Iterator[None]:
     told: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        request_file(exchange).write_text(str(number))  # For those that have not begun yet.
         if not told:
             say(STOPPING)
         told.append(number)
-        request_file(exchange).write_text(str(number))  # For those that have not begun yet.
         for file in exchange.glob("*.pid"):
             with suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), number)

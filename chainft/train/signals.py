@@ -42,6 +42,8 @@ class StopRequest:
         self._world: World | None = None
         self._agreed: Signals | None = None
         self._signal: Signals | None = None
+        self.has_agreed = False
+        """Whether all processes know of the request, and save and leave together."""
         self._outer: StopRequest | None = None
         self._previous: dict[Signals, Any] = {}
 
@@ -55,6 +57,7 @@ class StopRequest:
             received = self._received
             number = int(self._world.most(0 if received is None else int(received)))
             self._agreed = Signals(number) if number else None
+            (self._outer or self).has_agreed = self._agreed is not None
 
     @property
     def signal(self) -> Signals | None:

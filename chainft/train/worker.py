@@ -53,8 +53,6 @@ class Surroundings:
 _WATCH_S = 0.5
 _GRACE_S = 4.0
 """How long a process has to notice by itself that another one failed."""
-_SAVING_S = 120.0
-"""And how long to save, when another one stopped."""
 _PLACE = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "NCCL_ASYNC")
 
 
@@ -94,21 +92,17 @@ def _train(composed: Composed, folder: Path, rank: int) -> None:
 def _watch(exchange: Path, rank: int, run: Path, stop: StopRequest, launcher: int) -> None:
     """End this process soon after another one failed or vanished: it may wait for that one, or hang itself, and never
     notice. Let it stop where another one stopped, before all could agree on it."""
-    stopped_at: float | None = None
     while True:
         time.sleep(_WATCH_S)
         if not _is_alive(launcher):
             os._exit(DistributedError.exit_code)  # Nobody is left who would tell or restart.
         vanished = _vanished(exchange)
         others = [one for one in read_outcomes(exchange).values() if one.exit_code and one.rank != rank]
-        if vanished or not all(one.is_stop for one in others):
-            time.sleep(_GRACE_S)
+        if stopped := [one for one in others if one.is_stop]:
+            stop.request(SIGINT if stopped[0].exit_code == Interrupted.exit_code else SIGTERM)
+        if vanished or len(stopped) < len(others) or (stopped and not stop.has_agreed):
             break
-        if others:
-            stop.request(SIGINT if others[0].exit_code == Interrupted.exit_code else SIGTERM)
-            stopped_at = stopped_at or time.monotonic()
-            if time.monotonic() - stopped_at > _SAVING_S:
-                break
+    time.sleep(_GRACE_S)
     if outcome_file(exchange, rank).is_file():
         return  # It has ended; the launcher lets such processes wait for the others.
     with suppress(OSError), (run / f"stacks_rank_{rank}.txt").open("w", encoding="utf-8") as stream:

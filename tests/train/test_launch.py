@@ -220,20 +220,6 @@ def test_a_run_that_lost_a_process_starts_again_by_itself(
     assert marker.exists()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_killed_in_an_asynchronous_save_changes_nothing(
-    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path, rank: int
-) -> None:
-    """Fault 24: shards are written while the training goes on; it starts again from what was committed before."""
-    marker = tmp_path / "happened"
-    fault(f"kill@step=6,phase=save.optimizer,rank={rank},once={marker}")
-    saving = ["checkpoint.asynchronous=true", "checkpoint.every=2", "launch.fsdp=true", "launch.max_restarts=1"]
-    assert_same_runs(alone, train(*saving, "train.padding_free=false", name="again"))
-    assert marker.exists()
-    last = (tmp_path / "again" / "checkpoints" / "last").resolve()
-    assert {path.name for path in last.glob("model*")} == {f"model-0000{one}-of-00002.safetensors" for one in (1, 2)}
-
-
 def test_it_does_so_before_anything_was_saved(
     train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -252,6 +238,20 @@ def test_a_process_that_leaves_early_with_exit_code_0_ends_the_run(
         train(name="run")
     assert f"rank {rank} of 2 died without a word" in caught.value.render()
     assert time.monotonic() - start < 240
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_killed_in_an_asynchronous_save_changes_nothing(
+    train: Train, alone: RunFolder, fault: Callable[[str], None], tmp_path: Path, rank: int
+) -> None:
+    """Fault 24: shards are written while the training goes on; it starts again from what was committed before."""
+    marker = tmp_path / "happened"
+    fault(f"kill@step=6,phase=save.optimizer,rank={rank},once={marker}")
+    saving = ["checkpoint.asynchronous=true", "checkpoint.every=2", "launch.fsdp=true", "launch.max_restarts=1"]
+    assert_same_runs(alone, train(*saving, "train.padding_free=false", name="again"))
+    assert marker.exists()
+    last = (tmp_path / "again" / "checkpoints" / "last").resolve()
+    assert {path.name for path in last.glob("model*")} == {f"model-0000{one}-of-00002.safetensors" for one in (1, 2)}
 
 
 def test_the_fault_of_one_process_is_told_once_and_not_tried_again(train: Train, fault: Callable[[str], None]) -> None:

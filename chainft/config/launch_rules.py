@@ -195,8 +195,6 @@ def what_is_offloaded_can_be(config: RunConfig) -> Iterator[Problem]:
         yield _whole("train.device", config.train.device, because, "take launch.offload=disk")
     if config.train.mixed_precision == "fp16":
         yield _whole("train.mixed_precision", "fp16", "gradients rest before its loss scaling sees them", "use bf16")
-    if config.task.name == "joint":
-        yield _whole("task.name", "joint", "its heads have no stages of their own", "train one task at a time")
     if config.chain.is_linked:
         because = "linked models hand on states of all stages before"
         yield _whole("chain.stages", "linked models", because, "train them without launch.offload")
@@ -216,11 +214,11 @@ def check_heads(config: RunConfig, heads: Collection[str]) -> None:
     """Raise ConfigError for a task with several heads on a model that is divided; `heads`: their names, if any."""
     if heads and config.launch.divides:
         key = "launch.pipeline" if config.launch.is_pipeline else "launch.fsdp"
+        because = "a batch may have no rows for one of them, whose gradients the others would wait for"
         if config.launch.offloads:
-            key = "launch.offload"
+            key, because = "launch.offload", "they have no stages of their own"
         raise ConfigError(
-            f"task {config.task.name!r} has several heads ({', '.join(heads)}), which does not go with {key}: a batch "
-            "may have no rows for one of them, whose gradients the others would wait for",
+            f"task {config.task.name!r} has several heads ({', '.join(heads)}), which does not go with {key}: {because}",
             slug="contradiction",
             key=key,
             help="train it with launch.num_processes alone: the processes share each batch",

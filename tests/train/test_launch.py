@@ -49,7 +49,7 @@ def test_they_do_so_with_these_settings(launched: Train, words: list[str]) -> No
             "evaluation.before_training=false",
         ],
         ["optimizer=sgd", "optimizer.lr=0.3", "train.max_grad_norm=0.1", "launch.reshard_after_forward=false"],
-        ["train.mixed_precision=bf16"],
+        ["train.mixed_precision=bf16", "optimizer=sgd", "optimizer.lr=0.03"],
     ],
 )
 def test_sharded_processes_do_so_too(launched: Train, words: list[str]) -> None:

@@ -19,7 +19,7 @@ STATE_FILE = "chainft.json"
 """In a model folder: what prediction needs besides the model."""
 
 
-_OF_ONE_TRY = {"chain.json", "plan.json", "data_card.json", "rejected.jsonl", "errors.log"}
+_OF_ONE_TRY = {"chain.json", "pipeline.json", "plan.json", "data_card.json", "rejected.jsonl", "errors.log"}
 _BEFORE_TRAINING = {"config.yaml", "overrides.yaml", "environment.json", "log.txt", ".lock", *_OF_ONE_TRY}
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from chainft.config.run import RunConfig
-from chainft.errors import ConfigError
+from chainft.errors import CheckpointError, ConfigError
+from chainft.run_folder import write_json
 from chainft.stages.spans import Span
 from chainft.train.cuts import MEASURED_ROWS
 from chainft.train.offload import Offload
@@ -18,6 +21,8 @@ from chainft.train.placing import Placed, pipeline_spans
 from chainft.train.prepare import Prepared
 from chainft.train.sharding import Sharding
 from chainft.world import World
+
+FILE = "pipeline.json"
 
 Division = Sharding | Placed | Offload
 
@@ -47,7 +52,7 @@ def divide(
         if accelerator.device.type == "cpu":  # A GPU would have to hold all frozen stages at once.
             open_prefix()
         return make_offload(config, prepared, accelerator, folder)
-    spans = world.share([asdict(one) for one in _spans(config, prepared)] if world.is_main else None)
+    spans = world.share(_kept_spans(config, prepared, folder) if world.is_main else None)
     return Placed(
         model,
         prepared.chain,
@@ -70,6 +75,29 @@ def _check_writing(config: RunConfig, prepared: Prepared) -> None:
             key=key,
             help="shard it by launch.fsdp=true, or take a decoder",
         )
+
+
+def _kept_spans(config: RunConfig, prepared: Prepared, folder: Path) -> list[dict[str, Any]]:
+    """The stages of the pipeline as plain data: measured once for a number of stages, so that a run that goes on has the
+    same ones, and rounds as it did."""
+    file = folder / FILE
+    count = config.launch.pipeline * config.launch.stages_of_place
+    if file.is_file():
+        try:
+            kept: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["stages"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{FILE} is damaged: {error}",
+                slug="damaged",
+                where=str(file),
+                key="launch.pipeline",
+                help="bring the file back as the run wrote it, or remove it: the stages are measured again",
+            ) from error
+        if len(kept) == count:
+            return kept
+    spans = [asdict(one) for one in _spans(config, prepared)]
+    write_json(file, {"stages": spans})
+    return spans
 
 
 def _spans(config: RunConfig, prepared: Prepared) -> list[Span]:

@@ -60,6 +60,9 @@ def test_pipelines_do_so_too(launched: Train, deep_encoder: Path, words: list[st
     plans = [json.loads(folder.plan.read_text()) for folder in (alone, pipeline)]
     assert plans[0]["model"] == plans[1]["model"]
     assert plans[1]["processes"]["pipeline"]["places"] == 2
+    stages = json.loads((pipeline.path / "pipeline.json").read_text())["stages"]  # For a run that goes on.
+    planned = plans[1]["processes"]["pipeline"]["stages"]
+    assert [one["blocks"] for one in planned] == [list(range(one["start"], one["stop"])) for one in stages]
 
 
 def test_a_pipeline_goes_on_as_any_other_division(launched: Train, deep_encoder: Path, tmp_path: Path) -> None:

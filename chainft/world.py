@@ -205,8 +205,8 @@ def leave(world: World) -> None:
 
 def _group(groups: list[list[int]], rank: int, timeout: timedelta) -> dist.ProcessGroup | None:
     """Make all groups, as every process must; returns that of `rank`."""
-    if len(groups) == 1:
-        return None  # The default group: that of all.
+    if len(groups) == 1 or len(groups[0]) == 1:
+        return None  # The default group, that of all; or nobody to exchange anything with.
     made: list[dist.ProcessGroup] = [dist.new_group(ranks, timeout=timeout) for ranks in groups]
     return next(group for group, ranks in zip(made, groups, strict=True) if rank in ranks)
 

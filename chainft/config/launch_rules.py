@@ -162,6 +162,9 @@ def what_is_placed_can_be(config: RunConfig) -> Iterator[Problem]:
     launch = config.launch
     if not launch.is_pipeline:
         return
+    if launch.fsdp and _count(launch) == launch.pipeline:
+        because = f"each of the {launch.pipeline} places has one process, with which nothing is shared"
+        yield no_effect("launch.fsdp", True, because, "take a multiple of launch.pipeline as launch.num_processes")
     count, one = launch.stages_of_place, launch.schedule in ONE_STAGE
     if (one and count > 1) or (launch.schedule == "zbv" and count != 2):
         takes = "one stage" if one else "two stages"

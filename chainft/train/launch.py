@@ -25,6 +25,7 @@ from typing import Any
 
 from chainft.config.compose import Composed
 from chainft.config.launch import LaunchConfig
+from chainft.config.launch_rules import LAUNCH_RULES
 from chainft.config.run import RunConfig
 from chainft.errors import ConfigError, DistributedError
 from chainft.run_folder import RunFolder, new_run_path
@@ -73,13 +74,9 @@ def _resolved(composed: Composed) -> Composed:
         import torch
 
         count = max(1, torch.cuda.device_count()) * config.launch.num_machines
-    if count == 1 and config.launch.divides:
-        raise ConfigError(
-            "launch.num_processes = auto finds one device here, and launch.fsdp and launch.pipeline need several",
-            slug="contradiction",
-            key="launch.num_processes",
-            help="give the number of processes",
-        )
+    config = replace(config, launch=replace(config.launch, num_processes=count))
+    if problems := [problem for rule in LAUNCH_RULES for problem in rule(config)]:
+        raise ConfigError.of(problems)  # What `auto` left open before.
     _check_devices(config, count)
     run = config.run or str(new_run_path(config.runs_dir, config.task.name))
     if config.run is None and config.launch.num_machines > 1:
@@ -89,7 +86,7 @@ def _resolved(composed: Composed) -> Composed:
             key="run",
             help="give run=FOLDER on a file system that all machines see, the same on each",
         )
-    return replace(composed, config=replace(config, run=run, launch=replace(config.launch, num_processes=count)))
+    return replace(composed, config=replace(config, run=run))
 
 
 def _check_devices(config: RunConfig, count: int) -> None:
@@ -213,7 +210,6 @@ def _endpoint(settings: LaunchConfig, attempt: int) -> str:
 @contextmanager
 def _passing_signals(exchange: Path) -> Iterator[None]:
     """Pass SIGINT, SIGTERM and SIGUSR1 on to the workers, which save, end, and say so."""
-
     told: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:

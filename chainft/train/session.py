@@ -212,20 +212,7 @@ class Session:
             folder=self.folder.path,
             open_prefix=partial(self._open_prefix, prepared, accelerator, found),
         )
-        learner = Learner(
-            model,
-            prepared.task,
-            prepared.stores["train"],
-            optimizer=build_optimizer(model, self.config.optimizer, prepared.chain, stand_ins(tables)),
-            accelerator=accelerator,
-            config=self.config,
-            conduct=prepared.chain.conduct(),
-            order=order_of(prepared),
-            tables=tables,
-            forward=self._forward(prepared),
-            world=self.world,
-            division=self.division,
-        )
+        learner = self._learner(prepared, accelerator, tables)
         start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
         fit = Fit(
             learner,
@@ -260,6 +247,24 @@ class Session:
         if not found:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
         return fit
+
+    def _learner(self, prepared: Prepared, accelerator: Accelerator, tables: list[WordTable]) -> Learner:
+        """What computes the updates of this process, of a model that is divided already."""
+        model = prepared.loaded.model
+        return Learner(
+            model,
+            prepared.task,
+            prepared.stores["train"],
+            optimizer=build_optimizer(model, self.config.optimizer, prepared.chain, stand_ins(tables)),
+            accelerator=accelerator,
+            config=self.config,
+            conduct=prepared.chain.conduct(),
+            order=order_of(prepared),
+            tables=tables,
+            forward=self._forward(prepared),
+            world=self.world,
+            division=self.division,
+        )
 
     def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:
         """None where training saw other words before: rows of these have state, and change."""

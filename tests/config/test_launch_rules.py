@@ -45,6 +45,7 @@ def test_what_fits_is_taken(launch: dict[str, Any]) -> None:
         ("pipeline", {"num_processes": 3, "pipeline": 2}),
         ("num_processes", {"pipeline": 2}),
         ("fsdp", {"fsdp": True}),
+        ("fsdp", {"fsdp": True, "num_processes": 2, "pipeline": 2}),
         ("max_restarts", {"max_restarts": 1}),
         ("cpu_offload", {"num_processes": 2, "cpu_offload": True}),
         ("reshard_after_forward", {"num_processes": 2, "reshard_after_forward": False}),

@@ -17,7 +17,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from chainft.config.compose import compose
 from chainft.config.saved import compose_resumed
@@ -42,6 +41,7 @@ from tests.train.pipeline_case import (
     single,
     unfreeze,
 )
+from tests.train.same_runs import assert_same_runs
 
 Train = Callable[..., RunFolder]
 SGD = ["optimizer=sgd", "optimizer.lr=0.3", "optimizer.options={momentum: 0.9}"]
@@ -60,22 +60,6 @@ def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Train:
         return RunFolder(tmp_path / name)
 
     return run
-
-
-def losses(folder: RunFolder) -> list[float]:
-    records = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    return [one["loss"] for one in records if one["kind"] == "train"]
-
-
-def assert_same_runs(one: RunFolder, other: RunFolder, *, tolerance: float = 1e-5) -> None:
-    assert losses(one) == pytest.approx(losses(other), rel=tolerance)
-    weights, others = (load_file(folder.model / "model.safetensors") for folder in (one, other))
-    assert weights.keys() == others.keys()
-    for name, value in weights.items():
-        torch.testing.assert_close(value, others[name], rtol=tolerance, atol=tolerance)
-    first, second = (json.loads(folder.results.read_text()) for folder in (one, other))
-    assert first["best"]["step"] == second["best"]["step"]
-    assert first["test"]["after"]["values"] == pytest.approx(second["test"]["after"]["values"], rel=10 * tolerance)
 
 
 CASES = [

@@ -68,7 +68,7 @@ def train(parallel: list[str], writer: Writer, tmp_path: Path) -> Iterator[Train
 
 @pytest.mark.parametrize("kind", ["t5", "marian"])
 def test_a_chain_learns_what_the_whole_model_learns(train: Train, kind: str) -> None:
-    whole = train(kind, *words, name="whole")
+    whole = train(kind, name="whole")
     chained = train(kind, "chain.split=2", name="chained")
     assert chained["losses"] == pytest.approx(whole["losses"], abs=1e-6)
     assert chained["test"]["after"]["values"] == pytest.approx(whole["test"]["after"]["values"], abs=1e-6)

@@ -22,3 +22,13 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(message, slug="bad-arguments", help=f"see '{self.prog} --help'")
         help = f"{self.prog} {absent.replace(',', '')} ...; see '{self.prog} --help'"
         raise ConfigError(f"{absent} is required", slug="bad-arguments", help=help)
+
+    def add_precision(self) -> None:
+        """The flag of the commands that predict."""
+        self.add_argument(
+            "--precision",
+            choices=["full", "int8"],
+            default="full",
+            help="arithmetic of the blocks: that of the saved weights (default), or 8-bit integers, which a CPU "
+            "multiplies faster, with answers that differ a little",
+        )

@@ -14,6 +14,7 @@ from chainft.data.store import open_store
 from chainft.errors import DataError, Problem, did_you_mean
 from chainft.infer.engine import score
 from chainft.infer.forward import answering
+from chainft.infer.precision import Precision
 from chainft.infer.predict import make_engine
 from chainft.infer.trained import load_run
 from chainft.registry import find
@@ -29,7 +30,12 @@ class Evaluated:
 
 
 def evaluate_run(
-    run: Path, config: RunConfig, split: Split, *, progress: Callable[[str, int, int], None] | None = None
+    run: Path,
+    config: RunConfig,
+    split: Split,
+    *,
+    precision: Precision = "full",
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluated:
     """Score the model of `run` on `split` of the data that `config` names.
 
@@ -55,7 +61,9 @@ def evaluate_run(
         split=split,
         progress=_named(progress, f"tokenise {split}"),
     )
-    engine = make_engine(trained, batch_size=config.evaluation.batch_size, device=config.train.device)
+    engine = make_engine(
+        trained, batch_size=config.evaluation.batch_size, device=config.train.device, precision=precision
+    )
     engine.forward = answering(trained.model, trained.task, store)
     predicted = engine.predict_store(examples, store, progress=_named(progress, f"evaluate {split}"))
     return Evaluated(score(engine, predicted), len(examples))

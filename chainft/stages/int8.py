@@ -48,8 +48,10 @@ def quantise(rows: Tensor) -> Quantised:
         return Quantised((rows * factors).round_().to(torch.int8), largest)
     values = torch.empty(rows.shape, dtype=torch.int8)
     scratch = rows.new_empty(step, rows.shape[1])
-    for some, theirs, place in zip(rows.split(step), factors.split(step), values.split(step), strict=True):
-        place.copy_(torch.mul(some, theirs, out=scratch[: len(some)]).round_())
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        product = torch.mul(rows[part], factors[part], out=scratch[: len(rows) - start])
+        values[part] = product.round_()
     return Quantised(values, largest)
 
 

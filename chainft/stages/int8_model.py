@@ -80,7 +80,7 @@ def _check(model: PreTrainedModel, layers: Mapping[str, nn.Linear | Conv1D]) -> 
             f"{WHERE} computes on CPUs, and the model is on {model.device.type}",
             slug="unsupported-by-device",
             where=WHERE,
-            help="leave it away; 'chainft evaluate' takes train.device=cpu, 'chainft predict' the CPU where "
+            help="leave it away; 'chainft evaluate' takes train.device=cpu, 'chainft predict' and 'chat' the CPU where "
             "CUDA_VISIBLE_DEVICES is empty",
         )
     if not layers:

@@ -12,7 +12,7 @@ from chainft.errors import ConfigError
 
 def run(arguments: list[str]) -> int:
     """Parse the command line, evaluate, print."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse(arguments)
     from chainft.config.changes import check_evaluated
     from chainft.config.compose import load_run_config
     from chainft.config.saved import compose_saved, existing_run, for_split, has_split

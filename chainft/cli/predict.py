@@ -28,7 +28,7 @@ class Source:
 
 def run(arguments: list[str]) -> int:
     """Parse the command line, predict, print."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse(arguments)
     model_folder(options.run)
     with ExitStack() as stack:
         source = _source(options)

@@ -32,7 +32,7 @@ from chainft.report.console import print_findings, print_next, print_plan, print
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
-from chainft.stages.deferred_head import find_deferred_head
+from chainft.stages.deferred_head import DeferredHead, find_deferred_head
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
 from chainft.train.conclude import conclude
@@ -138,6 +138,7 @@ class Session:
         self.division: Division | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
+        self.deferred: DeferredHead | None = None
         """Tokens that evaluations read, where their batches run without padding."""
 
     def run(self) -> dict[str, Any]:
@@ -305,14 +306,13 @@ class Session:
         """How batches go through the model in training; for evaluations it keeps what it found."""
         model, task, store = prepared.loaded.model, prepared.task, prepared.stores["train"]
         packing = find_packing(model, self.config, prepared.chain)
-        deferred = None
         if not self.config.launch.divides and len(store) > 1:
-            deferred = find_deferred_head(model, task, probe_batch(task, store))
+            self.deferred = find_deferred_head(model, task, probe_batch(task, store))
         if packing is None:
-            return Forward(model, task, deferred=deferred)
+            return Forward(model, task, deferred=self.deferred)
         if task.evaluates_by_forward:
             self.packing, self.answers = packing, find_reads(packing, task, store, answers=True)
-        return Forward(model, task, packing, find_reads(packing, task, store), deferred)
+        return Forward(model, task, packing, find_reads(packing, task, store), self.deferred)
 
     def _engine(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Engine:
         forward: Callable[[Batch], Any] | None = None
@@ -331,6 +331,7 @@ class Session:
             autocast=accelerator.autocast,
             poll=self.stop.check,
             forward=forward,
+            deferred=None if prepared.task.evaluates_by_forward else self.deferred,
             follow_up_forward=self.division.infer if isinstance(self.division, Placed | Offload) else None,
             world=self.world,
             retries=not self.config.launch.is_pipeline

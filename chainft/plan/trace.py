@@ -57,7 +57,7 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         shape, like = _SHAPES[func](args)
         # Zeros keep what looks at values (routers, masks) defined; at gradients of whole matrices nobody looks.
         make = torch.empty if math.prod(shape) > 2**20 and not torch.is_grad_enabled() else torch.zeros
-        return make(shape, dtype=like.dtype)
+        return make(shape, dtype=like.dtype, device=like.device)
     if func is aten._to_copy.default and is_ghost(args[0]):
         dtype = kwargs.get("dtype") or args[0].dtype
         return torch.zeros(1, dtype=dtype).expand(args[0].shape)
@@ -143,11 +143,19 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._references.pop(key)
 
 
+_LSTM = {aten.mkldnn_rnn_layer.default: 1, aten.mkldnn_rnn_layer_backward.default: 2}
+"""One direction of a layer of it on the CPU, input (L, B, D) and weights (4H, D), (4H, H); in the backward pass each
+product is two, for what was read and for the weights."""
+
+
 def flops_of(func: Any, args: Any, kwargs: dict[str, Any], output: Any) -> int:
     """Floating-point operations of matrix products and attention; all others are counted as none, as torch does."""
     if func is aten._scaled_dot_product_flash_attention_for_cpu.default:
         return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))  # type: ignore[no-untyped-call]
     if func is aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
         return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))  # type: ignore[no-untyped-call]
+    if func in _LSTM:
+        length, rows = args[0].shape[:2]
+        return int(_LSTM[func] * 2 * length * rows * (args[1].numel() + args[2].numel()))
     count = flop_registry.get(func._overloadpacket)
     return int(count(*args, **kwargs, out_val=output)) if count is not None else 0

@@ -19,6 +19,7 @@ from chainft.config.compose import compose
 from chainft.errors import ChainftError, ConfigError
 from chainft.infer.trained import load_run
 from chainft.models.recurrent import BothWays
+from chainft.plan.followed import Asked, follow
 from chainft.plan.probe import new_skeleton, new_task
 from chainft.plan.trace import Tracker
 from chainft.stage_kinds.base import Stage
@@ -176,6 +177,16 @@ def test_a_plan_counts_the_products_of_an_lstm_in_both_passes() -> None:
         (-1, "forward"): forward,
         (-1, "backward"): 2 * forward,
     }
+
+
+@pytest.mark.skipif(not MKLDNN, reason="torch computes an LSTM by other operations here")
+def test_a_plan_foresees_what_an_lstm_keeps(words: Words) -> None:
+    """Twice the rows keep twice as much, and what it keeps is never less than its gates: 2 x 4 x 6 numbers a token."""
+    kept = []
+    for rows in (8, 16):
+        asked = [f"train.batch_size={rows}" if word == "train.batch_size=8" else word for word in words()]
+        kept.append(follow(compose(asked).config, Asked(length=64)).step.kept[1])
+    assert kept[1] == pytest.approx(2 * kept[0], rel=1e-3) and kept[0] >= 8 * 64 * 4 * 48
 
 
 # What is refused ------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def run_pipeline(arguments: argparse.Namespace, texts: list[str]) -> tuple[float
 def run_chainft(arguments: argparse.Namespace, texts: list[str]) -> tuple[float, Answers]:
     """The engine behind `chainft predict`."""
     from chainft.infer.engine import BATCHES_A_STRETCH
-    from chainft.infer.predict import make_engine, read_examples
+    from chainft.infer.predict import make_engine, predictions, read_examples
     from chainft.infer.trained import load_run
 
     trained, size = load_run(arguments.run), arguments.batch_size
@@ -71,7 +71,7 @@ def run_chainft(arguments: argparse.Namespace, texts: list[str]) -> tuple[float,
 
     def answers(some: list[str]) -> Answers:
         examples = read_examples(trained.task, some, form="lines", source="texts")
-        return [one.prediction for one in engine.predict(examples)]
+        return list(predictions(engine, examples, probes=size))
 
     answers(texts[:size])
     started = time.perf_counter()

@@ -13,6 +13,7 @@ from chainft.data.load import load_splits
 from chainft.data.store import open_store
 from chainft.errors import DataError, Problem, did_you_mean
 from chainft.infer.engine import score
+from chainft.infer.forward import answering
 from chainft.infer.predict import make_engine
 from chainft.infer.trained import load_run
 from chainft.registry import find
@@ -55,6 +56,7 @@ def evaluate_run(
         progress=_named(progress, f"tokenise {split}"),
     )
     engine = make_engine(trained, batch_size=config.evaluation.batch_size, device=config.train.device)
+    engine.forward = answering(trained.model, trained.task, store)
     predicted = engine.predict_store(examples, store, progress=_named(progress, f"evaluate {split}"))
     return Evaluated(score(engine, predicted), len(examples))
 

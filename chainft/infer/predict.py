@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,10 @@ import torch
 from chainft.data.example import Example
 from chainft.errors import DataError
 from chainft.infer.engine import BATCHES_A_STRETCH, Engine
+from chainft.infer.forward import answering
 from chainft.infer.trained import Trained, load_run
 from chainft.models.device import choose_device
-from chainft.tasks.base import Task
+from chainft.tasks.base import Prediction, Task
 
 Format = Literal["lines", "jsonl"]
 
@@ -37,7 +39,16 @@ def predict(
     """
     trained = load_run(run)
     engine = make_engine(trained, batch_size=batch_size, stretch=1 if interactive else batch_size * BATCHES_A_STRETCH)
-    for one in engine.predict(read_examples(trained.task, lines, form=form, source=source)):
+    examples = read_examples(trained.task, lines, form=form, source=source)
+    yield from predictions(engine, examples, probes=0 if interactive else batch_size)
+
+
+def predictions(engine: Engine, examples: Iterator[Example], *, probes: int) -> Iterator[Prediction]:
+    """The prediction of each example, in order. The first `probes` tell how the model is best run."""
+    first = list(islice(examples, probes))
+    rows = [window for example in first for window in engine.task.encode(example)]
+    engine.forward = answering(engine.model, engine.task, rows)
+    for one in engine.predict(chain(first, examples)):
         yield one.prediction
 
 

@@ -18,6 +18,7 @@ from chainft.config.chain import ChainConfig, StageConfig
 from chainft.config.run import RunConfig
 from chainft.errors import ConfigError, did_you_mean
 from chainft.stages.blocks import Blocks, find_blocks
+from chainft.stages.dropout import quicken
 from chainft.stages.imported import take_weights
 from chainft.stages.links import LinkedModel
 from chainft.stages.links_parts import blocks_of, linked_parts, linked_spans, rest_what_is_replaced
@@ -148,6 +149,12 @@ def build_chain(model: PreTrainedModel, config: RunConfig, *, cuts: Sequence[int
     Raises ConfigError for ranges, patterns and settings that do not fit the model, ModelError for a model that has no
     blocks to be told apart.
     """
+    built = _build(model, config, cuts)
+    quicken(model)
+    return built
+
+
+def _build(model: PreTrainedModel, config: RunConfig, cuts: Sequence[int] | None) -> Chain:
     chain = config.chain
     if is_trivial(chain):
         whole = dict(model.named_parameters(remove_duplicate=False))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
+from chainft.stages import row_attention
 from chainft.stages.last_block import narrowed
 from chainft.stages.packed_layout import Group, Layout
 
@@ -83,6 +84,8 @@ def attend_within_rows(
         key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for one in (key, value))
     heads, width = query.shape[1], query.shape[3]
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
+    if row_attention.suits(query, layout, dropout):
+        return _written_out(layout, query, key, value, causal=causal, **options), None
     narrow = narrowed()
     if narrow is not None:
         tables = [one[0].transpose(0, 1).flatten(1) for one in (query, key, value)]  # (T, H * W) each
@@ -99,6 +102,16 @@ def attend_within_rows(
         flat = out.transpose(1, 2).reshape(-1, heads * width)  # (n * l, H * W)
         found.append(flat if group.mask is None else functional.embedding(group.kept, flat))
     return torch.cat(found).view(1, -1, heads, width), None
+
+
+def _written_out(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """(1, T, H, W), or (1, R, H, W) where only the read tokens attend."""
+    narrow = narrowed()
+    if narrow is None:
+        return row_attention.attend(layout, query, key, value, **options)
+    out = row_attention.attend(layout, query.index_select(2, narrow.read), key, value, some=True, **options)
+    narrow.attended = True
+    return out
 
 
 def _read_tokens(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,8 @@ class Layout:
     """(B, L) the tokens whose last hidden states are read, at least one; None: all."""
     windows: list[int] = field(default_factory=list)
     """Windows of attention that blocks asked for, where rows are shorter than these."""
+    made: dict[Any, Any] = field(default_factory=dict)
+    """What `row_attention` made of the groups, for all blocks."""
 
     @cached_property
     def order(self) -> np.ndarray:

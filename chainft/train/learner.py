@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, epoch_order, micro_batches, packed_batches, rank_shares
 from chainft.errors import MemoryError_
+from chainft.infer.forward import Forward
 from chainft.models.device import is_out_of_memory
 from chainft.plan.micro_batches import configured_rows
 from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
-from chainft.train.forward import Forward
 from chainft.train.offload import Offload
 from chainft.train.placing import Placed
 from chainft.train.schedule import lr_factor

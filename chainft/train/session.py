@@ -24,6 +24,8 @@ from chainft.data.batching import Batch
 from chainft.data.example import Split
 from chainft.errors import ChainftError, ConfigError
 from chainft.infer.engine import Engine, score
+from chainft.infer.forward import Forward
+from chainft.infer.reads import Reads, find_reads
 from chainft.metrics.base import check_metric
 from chainft.models.device import choose_device
 from chainft.report.console import print_findings, print_next, print_plan, print_results
@@ -38,16 +40,15 @@ from chainft.train.environment import environment_facts
 from chainft.train.evaluations import Evaluations
 from chainft.train.finish import scores_to_json
 from chainft.train.fit import Fit, FitState
-from chainft.train.forward import Forward, find_packing
 from chainft.train.launch import launch, needs_launch
 from chainft.train.learner import Course, Learner
 from chainft.train.offload import Offload
 from chainft.train.optimizer import build_optimizer
+from chainft.train.padding_free import find_packing
 from chainft.train.placing import Placed
 from chainft.train.plan import make_plan, model_facts
 from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
-from chainft.train.reads import Reads, find_reads
 from chainft.train.recorder import Recorder
 from chainft.train.resumed import check_data
 from chainft.train.saved import Checkpoint

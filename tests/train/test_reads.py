@@ -17,6 +17,8 @@ from chainft.config.compose import compose
 from chainft.config.saved import compose_resumed
 from chainft.data.batching import Batch
 from chainft.errors import ChainftError
+from chainft.infer.predict import make_engine, predictions, read_examples
+from chainft.infer.trained import load_run
 from chainft.stages.packing import Packing
 from chainft.train.learner import Learner
 from chainft.train.session import run_training
@@ -201,3 +203,40 @@ def test_evaluations_run_without_padding_and_read_all_that_answers_need(
     kept.clear()
     train(*words, "train.max_steps=2", "train.padding_free=false", name="padded")
     assert not kept
+
+
+@pytest.mark.parametrize("model", ["tiny_encoder", "tiny_decoder"])
+def test_predictions_of_texts_without_labels_read_the_same_tokens(
+    train: Train, model: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    train(f"model={request.getfixturevalue(model)}")
+    trained = load_run(tmp_path / "run")
+    texts = [f"{word} and {' '.join(WORDS[:n])}" for n, word in enumerate(WORDS)] * 3
+
+    def answer(probes: int) -> tuple[list[Any], Any]:
+        engine = make_engine(trained, batch_size=4, device="cpu")
+        examples = read_examples(trained.task, texts, form="lines", source="texts")
+        return list(predictions(engine, examples, probes=probes)), engine.forward
+
+    plain, without = answer(0)
+    found, forward = answer(32)
+    assert without is None and forward.packing is not None and forward.reads is not None
+    assert [one["label"] for one in found] == [one["label"] for one in plain]
+    for one, other in zip(found, plain, strict=True):
+        assert one["scores"] == pytest.approx(other["scores"], abs=2e-4)
+
+
+def test_predicted_tags_read_all_tokens_and_few_texts_run_as_they_are(
+    train: Train, ner_files: list[str], tmp_path: Path
+) -> None:
+    train("task=ner", "data=conll", *ner_files)
+    trained = load_run(tmp_path / "run")
+
+    def forward_for(texts: list[str]) -> Any:
+        engine = make_engine(trained, batch_size=4, device="cpu")
+        list(predictions(engine, read_examples(trained.task, texts, form="lines", source="texts"), probes=32))
+        return engine.forward
+
+    many = forward_for([f"{' '.join(WORDS[: n % 5])} anna" for n in range(20)])
+    assert many.packing is not None and many.reads is None
+    assert forward_for(["anna lives in rome"]) is None

@@ -1,7 +1,8 @@
 """Which tokens' last hidden states a task reads: the first of each text, the last, or those with a target.
 
-Not declared but tried on the task itself, with a few rows of the training data and random hidden states: a rule holds
-where the loss stays the same with NaN in place of all other hidden states, and has no gradient there. Letters: B rows,
+Not declared but tried on the task itself, with a few rows of the data and random hidden states: a rule holds where the
+loss stays the same with NaN in place of all other hidden states, and has no gradient there; of rows without targets,
+where what the task makes of the output stays the same. Letters: B rows,
 L tokens, D width.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from chainft.data.batching import Batch
+from chainft.data.batching import Batch, feature_lengths
 from chainft.data.store import FeatureStore
 from chainft.stages.loss import loss_of
 from chainft.stages.modes import evaluating
 from chainft.stages.packing import Packing
-from chainft.tasks.base import Task
+from chainft.tasks.base import Arrays, Task
 
 Rule = Callable[[Batch], np.ndarray]
 """(B, L) which tokens of a batch are read."""
@@ -50,14 +51,18 @@ class Reads:
         return read
 
 
-def find_reads(packing: Packing, task: Task, store: FeatureStore, *, answers: bool = False) -> Reads | None:
+def find_reads(
+    packing: Packing, task: Task, rows: FeatureStore | Sequence[Arrays], *, answers: bool = False
+) -> Reads | None:
     """The rules that hold; None where all tokens are read, or the last block computes for all of them only.
 
     `answers`: of what evaluation makes of the output too. A target says nothing there, since an answer is for all.
     """
-    if not len(store):
+    if len(rows) < 2:
         return None
-    batch = _probe_batch(task, store)
+    batch = _probe_batch(task, rows)
+    if not answers and not _has_targets(batch):
+        return None
     rules: dict[str, Rule] = {}
     for name in batch.shares or ("",):
         part = replace(batch, shares={name: batch.shares[name]}) if name else batch
@@ -123,13 +128,19 @@ def _inside(batch: Batch) -> np.ndarray:
     return mask
 
 
-def _probe_batch(task: Task, store: FeatureStore) -> Batch:
+def _probe_batch(task: Task, rows: FeatureStore | Sequence[Arrays]) -> Batch:
     """Rows from all over the data, rather short ones."""
-    spread = np.unique(np.linspace(0, len(store) - 1, 2 * _PROBE_ROWS).astype(int))
-    rows = spread[np.argsort(store.lengths[spread], kind="stable")][:_PROBE_ROWS]
-    padded = np.arange(1, len(rows) + 1) * store.lengths[rows]
-    chosen = rows[: max(2, int((padded <= _PROBE_TOKENS).sum()))].tolist()
-    return task.balanced([task.collate([store[row] for row in chosen], chosen)])[0]
+    spread = np.unique(np.linspace(0, len(rows) - 1, 2 * _PROBE_ROWS).astype(int))
+    drawn = [rows[int(place)] for place in spread]
+    lengths = feature_lengths(drawn)
+    order = np.argsort(lengths, kind="stable")[:_PROBE_ROWS]
+    padded = np.arange(1, len(order) + 1) * lengths[order]
+    chosen = order[: max(2, int((padded <= _PROBE_TOKENS).sum()))]
+    return task.balanced([task.collate([drawn[i] for i in chosen], spread[chosen].tolist())])[0]
+
+
+def _has_targets(batch: Batch) -> bool:
+    return all(share.batch.has_targets for share in batch.shares.values()) if batch.shares else batch.has_targets
 
 
 def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch, *, answers: bool) -> bool:
@@ -144,13 +155,16 @@ def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch, *, answers:
     others = torch.from_numpy(~read).to(model.device)
     with evaluating(model):
         output = packing.head(hidden, task.arguments(moved))
+        with torch.no_grad():
+            alone = packing.head(hidden.masked_fill(others[..., None], math.nan), task.arguments(moved))
+            if answers and _raw(task, alone, moved) != _raw(task, output, moved):
+                return False
+        if not _has_targets(moved):
+            return True
         loss = loss_of(task, output, moved)
         (gradient,) = torch.autograd.grad(loss, hidden)
         with torch.no_grad():
-            alone = packing.head(hidden.masked_fill(others[..., None], math.nan), task.arguments(moved))
             same = torch.allclose(loss_of(task, alone, moved), loss, rtol=1e-6)
-            if answers and same:
-                same = _raw(task, alone, moved) == _raw(task, output, moved)
     reached: np.ndarray = gradient.ne(0).any(-1).cpu().numpy()  # (B, L)
     rows = np.flatnonzero(read.any(axis=1))
     all_rows = bool(reached[rows].any(axis=1).all())  # A row without a target would tell nothing.

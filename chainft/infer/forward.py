@@ -1,7 +1,8 @@
-"""How a training batch goes through the model: as it is, without padding, and from where frozen stages end."""
+"""How a batch goes through the model: as it is, without padding, and from where frozen stages end."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -9,15 +10,16 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from chainft.config.run import RunConfig
 from chainft.data.batching import Batch
-from chainft.errors import ConfigError
-from chainft.stages.chain import Chain
+from chainft.data.store import FeatureStore
+from chainft.infer.reads import Reads, find_reads
 from chainft.stages.gates import without_cache
 from chainft.stages.links import LinkedModel
 from chainft.stages.packing import Packing, packing_of
-from chainft.tasks.base import Task
-from chainft.train.reads import Reads
+from chainft.tasks.base import Arrays, Task
+
+_LEAST_ROWS = 16
+"""Trying whether a model can be run without padding takes as long as answering a few rows."""
 
 
 class Lender(Protocol):
@@ -70,32 +72,13 @@ class Forward:
             return self.model(**arguments)
 
 
-def find_packing(model: PreTrainedModel, config: RunConfig, chain: Chain) -> Packing | None:
-    """How batches run without padding; None where they run padded, as configured or because the model wants it.
-
-    Raises ConfigError where `train.padding_free=true` cannot be.
-    """
-    wanted = config.train.padding_free
-    if wanted is False or (wanted == "auto" and model.device.type != "cpu"):
+def answering(model: PreTrainedModel, task: Task, rows: FeatureStore | Sequence[Arrays]) -> Forward | None:
+    """How a model answers rows like these without padding, the last block for read tokens alone; None where its own forward
+    pass is as quick: on other devices than a CPU, of few rows, and where the model cannot be run so."""
+    is_able = model.device.type == "cpu" and task.evaluates_by_forward and not isinstance(model, LinkedModel)
+    if not is_able or len(rows) < _LEAST_ROWS:
         return None
-    recomputed = config.train.gradient_checkpointing or any(part.config.gradient_checkpointing for part in chain.parts)
-    because = None
-    found = None
-    if config.launch.divides:
-        because = "a model that is sharded or cut into stages runs by its own forward pass"
-    elif recomputed:
-        because = "activations are recomputed, which needs the batch as the blocks had it"
-    elif isinstance(model, LinkedModel):
-        because = "linked models hand padded hidden states on"
-    elif model.config.is_encoder_decoder:
-        because = "an encoder-decoder reads two sequences at once"
-    elif (found := packing_of(model)) is None:
-        because = f"{type(model).__name__} computes other hidden states then"
-    if because and wanted is True:
-        raise ConfigError(
-            f"train.padding_free = true is not possible: {because}",
-            slug="unsupported-by-model",
-            key="train.padding_free",
-            help="leave it away: batches are cut by length, so that little is padded",
-        )
-    return found
+    packing = packing_of(model)
+    if packing is None:
+        return None
+    return Forward(model, task, packing, find_reads(packing, task, rows, answers=True))

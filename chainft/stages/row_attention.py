@@ -1,0 +1,198 @@
+"""Attention of short rows on a CPU, written out: products of small matrices, with its own backward pass.
+
+torch has a fused attention for CPUs, which is made for long rows and has no dropout; without it, torch's autograd makes
+a zeroed copy of all tokens for each group of rows. Here tokens are gathered into groups and gradients gathered back,
+and the probabilities are kept for the backward pass, as training with dropout must anyhow. Formulas: Vaswani et al.
+2017; Dao et al. 2022 (appendix B) for the gradients.
+
+Letters: T tokens of all rows, R tokens that attend (all, or those that are read), H heads, W width of a head, n rows of a group,
+l tokens of its longest, r tokens that attend of the row with most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from chainft.stages.dropout import is_quick, keep_mask
+from chainft.stages.packed_layout import Group, Layout
+
+LONGEST = 256
+"""Tokens of a row up to which this is quicker than torch's fused attention, where there is no dropout."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where the heads of a group's tokens go."""
+
+    shape: tuple[int, int]
+    """(n * H, l)."""
+    places: Tensor
+    """(n * H * l) the place of each among the T * H; any where a row has none."""
+    kept: Tensor
+    """Places in (n * H * l) of the heads of the group's tokens, token by token."""
+    inside: Tensor | None
+    """(n * H, l, 1) 1 where there is a token, else 0; None: all are there."""
+
+    def gather(self, table: Tensor) -> Tensor:
+        """(n * H, l, W) of a table (T * H, W)."""
+        return table.index_select(0, self.places).view(*self.shape, -1)
+
+    def back(self, found: Tensor) -> Tensor:
+        """(t * H, W) of (n * H, l, W), where t is the number of tokens of the group."""
+        return found.flatten(0, 1).index_select(0, self.kept)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A group of rows."""
+
+    queries: Slots | None
+    """Of the tokens that attend; None: none does."""
+    keys: Slots
+    bias: Tensor | None
+    """(n * H or 1, 1 or r, l) what is added to the scores: minus infinity for what is not seen; None: all is seen."""
+
+
+def suits(query: Tensor, layout: Layout, dropout: float) -> bool:
+    """Whether queries (1, H, R, W) of rows are best served here."""
+    if query.device.type != "cpu" or query.dtype != torch.float32:
+        return False
+    return is_quick(query, dropout) if dropout else int(layout.lengths.max()) <= LONGEST
+
+
+def attend(
+    layout: Layout,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool,
+    some: bool = False,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """(1, R, H, W) of queries (1, H, R, W), keys and values (1, H, T, W). `some`: only the read tokens attend."""
+    heads, width = query.shape[1], query.shape[3]
+    tables = [one.transpose(1, 2).reshape(-1, width) for one in (query, key, value)]
+    made = layout.made.get((heads, causal, some))
+    if made is None:  # Once for a layout: all blocks attend alike.
+        made = layout.made[heads, causal, some] = [_rows(group, heads, causal, some) for group in layout.groups]
+    factor = 1 / math.sqrt(width) if scale is None else scale
+    found: Tensor = _Attention.apply(*tables, made, factor, dropout_p)  # type: ignore[no-untyped-call]
+    return found.view(1, -1, heads, width)
+
+
+class _Attention(torch.autograd.Function):
+    """(R * H, W) of queries (R * H, W), keys and values (T * H, W)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Sequence[_Rows], scale: float, dropout_p: float
+    ) -> Tensor:
+        found, saved = [], []
+        for one in rows:
+            if one.queries is None:
+                continue
+            q, k, v = one.queries.gather(query), one.keys.gather(key), one.keys.gather(value)
+            scores = _product(q, k.transpose(1, 2), scale, one.bias)  # (n * H, r, l)
+            probabilities = torch.softmax(scores, dim=-1)
+            mask = keep_mask(probabilities.shape, dropout_p) if dropout_p else None
+            weights = probabilities if mask is None else probabilities * mask
+            found.append(one.queries.back(torch.bmm(weights, v)))
+            saved += [q, k, v, probabilities, *([] if mask is None else [mask])]
+        ctx.save_for_backward(*saved)
+        ctx.rows, ctx.scale, ctx.each = rows, scale, 5 if dropout_p else 4
+        return torch.cat(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        saved, scale = _chunks(ctx.saved_tensors, ctx.each), ctx.scale
+        found: list[list[Tensor]] = [[], [], []]
+        for one in ctx.rows:
+            if one.queries is None:
+                width = gradient.shape[1]
+                for parts in found[1:]:
+                    parts.append(gradient.new_zeros(len(one.keys.kept), width))
+                continue
+            q, k, v, probabilities, *masks = next(saved)
+            out = one.queries.gather(gradient)
+            if one.queries.inside is not None:
+                out.mul_(one.queries.inside)
+            weights = probabilities * masks[0] if masks else probabilities
+            of_v = torch.bmm(weights.transpose(1, 2), out)
+            of_weights = torch.bmm(out, v.transpose(1, 2))
+            of_probabilities = of_weights.mul_(masks[0]) if masks else of_weights
+            of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, probabilities, -1, torch.float32)
+            of_q, of_k = _product(of_scores, k, scale), _product(of_scores.transpose(1, 2), q, scale)
+            found[0].append(one.queries.back(of_q))
+            found[1].append(one.keys.back(of_k))
+            found[2].append(one.keys.back(of_v))
+        return (*(torch.cat(parts) for parts in found), None, None, None)
+
+
+def _product(one: Tensor, other: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """scale * one @ other + bias, in one pass."""
+    if bias is None:
+        return torch.baddbmm(one.new_zeros(1, 1, 1), one, other, beta=0, alpha=scale)
+    return torch.baddbmm(bias, one, other, alpha=scale)
+
+
+def _chunks(tensors: Sequence[Tensor], each: int) -> Iterator[Sequence[Tensor]]:
+    for start in range(0, len(tensors), each):
+        yield tensors[start : start + each]
+
+
+def _rows(group: Group, heads: int, causal: bool, some: bool) -> _Rows:
+    inside = None if group.mask is None else group.mask[:, 0, 0]  # (n, l)
+    keys = _slots(group.places, group.kept, inside, heads)
+    if not some:
+        bias = _before(torch.arange(keys.shape[1])[None], keys.shape[1]) if causal else None  # (1, l, l)
+        return _Rows(keys, keys, _padding(keys) if bias is None else bias)
+    if group.queries is None:
+        return _Rows(None, keys, None)
+    places, kept = group.queries.places, group.queries.kept
+    there = torch.zeros(places.numel(), dtype=torch.bool)
+    there[kept] = True
+    queries = _slots(places, kept, there.view(places.shape), heads)
+    if not causal:
+        return _Rows(queries, keys, _padding(keys))
+    return _Rows(queries, keys, _before(group.queries.positions, keys.shape[1]).repeat_interleave(heads, dim=0))
+
+
+def _before(positions: Tensor, longest: int) -> Tensor:
+    """(n, r, l) the bias of tokens at `positions` (n, r) that see those before and themselves. What a row sees beyond
+    its end, nobody reads."""
+    after = torch.arange(longest) > positions[..., None]
+    return torch.zeros(after.shape).masked_fill(after, -math.inf)
+
+
+def _padding(keys: Slots) -> Tensor | None:
+    """(n * H, 1, l)."""
+    if keys.inside is None:
+        return None
+    missing = keys.inside.transpose(1, 2) == 0
+    return torch.zeros(missing.shape).masked_fill(missing, -math.inf)
+
+
+def _slots(places: Tensor, kept: Tensor, inside: Tensor | None, heads: int) -> Slots:
+    """Of tokens (n, l) the slots of their heads."""
+    rows, longest = places.shape
+    own = torch.arange(rows * heads * longest).view(rows, heads, longest).transpose(1, 2)  # (n, l, H)
+    there = None
+    if inside is not None and not bool(inside.all()):
+        there = inside.repeat_interleave(heads, dim=0)[..., None].float()
+    return Slots(
+        (rows * heads, longest),
+        (places[:, None] * heads + torch.arange(heads)[:, None]).flatten(),  # (n, H, l)
+        own.reshape(-1, heads)[kept].flatten(),
+        there,
+    )

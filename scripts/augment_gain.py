@@ -30,10 +30,10 @@ def main() -> None:
             data = ["task=ner", "data=conll", "data.tag_separator=','", f"data.split_seed={seed}"]
             data += [f"data.{split}={options.folder / name}" for split, name in SPLITS.items()]
             data += [f"data.max_train_samples={options.train}", f"data.max_validation_samples={options.evaluation}"]
-            data += [f"data.max_test_samples={options.evaluation}"]
+            data += [f"data.max_test_samples={options.evaluation}", "data.unseen_labels=allow"]
             how = [f"augment={options.augment}", f"augment.num_copies={options.copies}", f"augment.seed={seed}"]
             _chainft("augment", *data, *how, *options.set, "--output", str(folder / "data"))
-            new = [f"data.{split}={folder / 'data' / f'{split}.jsonl'}" for split in SPLITS]
+            new = [f"data.{split}={folder / 'data' / f'{split}.jsonl'}" for split in SPLITS] + data[-1:]
             training = [f"train.max_steps={options.steps}", f"optimizer.lr={options.lr}", f"seed={seed}"]
             training += ["report.enabled=false", "evaluation.before_training=false"]
             for name, words in {"plain": data, "augmented": ["task=ner", "data=jsonl", *new]}.items():

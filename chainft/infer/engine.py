@@ -22,6 +22,7 @@ from chainft.data.example import Example
 from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
+from chainft.stages.deferred_head import DeferredHead
 from chainft.tasks.base import Arrays, Prediction, Scores, Task, merge_scores
 from chainft.world import World
 
@@ -86,6 +87,8 @@ class Engine:
     from where frozen stages end."""
     follow_up_forward: Callable[[Batch], Any] | None = None
     """The same for a batch that is in no store, such as one of a second pass; None: the model's own forward pass."""
+    deferred: DeferredHead | None = None
+    """Of a task that writes texts, what leaves the logits of their loss to the loss."""
     world: World = field(default_factory=World)
     retries: bool = True
     """Whether a batch that does not fit in memory is tried in halves: not where other processes compute parts of it, or
@@ -220,7 +223,7 @@ class Engine:
         was_training = self.model.training
         self.model.train(False)
         forward = self.follow_up_forward if chosen is None else self.forward
-        model: Any = self.model if forward is None else lambda **_: forward(batch)
+        model: Any = self._caller() if forward is None else lambda **_: forward(batch)
         try:
             # Sharded parameters are gathered in place, which tensors of inference mode do not allow later on.
             is_sharded = self.in_step or self.gathered is not None
@@ -229,6 +232,25 @@ class Engine:
         finally:
             self.model.train(was_training)
         return result.raw, dict(result.losses)
+
+    def _caller(self) -> Any:
+        return self.model if self.deferred is None else _Deferring(self.model, self.deferred)
+
+
+class _Deferring:
+    """A model whose calls leave the logits to the loss; all else, such as generation, is the model's own."""
+
+    def __init__(self, model: PreTrainedModel, deferred: DeferredHead) -> None:
+        self._model: Any = model
+        self._deferred = deferred
+
+    def __call__(self, **arguments: Any) -> Any:
+        with self._deferred.left_out():
+            output = self._model(**arguments)
+        return self._deferred.finish(output)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def score(

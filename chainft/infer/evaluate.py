@@ -15,8 +15,10 @@ from chainft.errors import DataError, Problem, did_you_mean
 from chainft.infer.engine import score
 from chainft.infer.forward import answering
 from chainft.infer.predict import make_engine
+from chainft.infer.reads import probe_batch
 from chainft.infer.trained import load_run
 from chainft.registry import find
+from chainft.stages.deferred_head import find_deferred_head
 from chainft.tasks.base import Scores, Task
 
 
@@ -57,6 +59,8 @@ def evaluate_run(
     )
     engine = make_engine(trained, batch_size=config.evaluation.batch_size, device=config.train.device)
     engine.forward = answering(trained.model, trained.task, store)
+    if not trained.task.evaluates_by_forward and len(store) > 1:
+        engine.deferred = find_deferred_head(trained.model, trained.task, probe_batch(trained.task, store))
     predicted = engine.predict_store(examples, store, progress=_named(progress, f"evaluate {split}"))
     return Evaluated(score(engine, predicted), len(examples))
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from chainft.data.batching import Batch
 from chainft.data.store import FeatureStore
 from chainft.infer.reads import Reads, find_reads
+from chainft.stages.deferred_head import DeferredHead
 from chainft.stages.gates import without_cache
 from chainft.stages.links import LinkedModel
 from chainft.stages.packing import Packing, packing_of
@@ -43,7 +44,12 @@ class Forward:
     """Runs batches of one store; `lender` may come later, when the weights are those that training goes on with."""
 
     def __init__(
-        self, model: PreTrainedModel, task: Task, packing: Packing | None = None, reads: Reads | None = None
+        self,
+        model: PreTrainedModel,
+        task: Task,
+        packing: Packing | None = None,
+        reads: Reads | None = None,
+        deferred: DeferredHead | None = None,
     ) -> None:
         self.model: Any = model
         """As Accelerate hands it back."""
@@ -51,6 +57,8 @@ class Forward:
         self.packing = packing
         self.reads = reads
         """Which tokens' last hidden states are read; None: all."""
+        self.deferred = deferred
+        """What leaves the logits of a language model to the loss; None: the model computes them all."""
         self.lender: Lender | None = None
         self._no_cache = without_cache(model)
 
@@ -60,6 +68,13 @@ class Forward:
 
     def __call__(self, batch: Batch) -> Any:
         """The model's output for the batch."""
+        if self.deferred is None:
+            return self._run(batch)
+        with self.deferred.left_out():
+            output = self._run(batch)
+        return self.deferred.finish(output)
+
+    def _run(self, batch: Batch) -> Any:
         arguments = {**self.task.arguments(batch), **self._no_cache}
         lengths = batch.lengths.numpy()
         if self.packing is not None and self.packing.takes(lengths):

@@ -60,7 +60,7 @@ def find_reads(
     """
     if len(rows) < 2:
         return None
-    batch = _probe_batch(task, rows)
+    batch = probe_batch(task, rows)
     if not answers and not _has_targets(batch):
         return None
     rules: dict[str, Rule] = {}
@@ -128,8 +128,8 @@ def _inside(batch: Batch) -> np.ndarray:
     return mask
 
 
-def _probe_batch(task: Task, rows: FeatureStore | Sequence[Arrays]) -> Batch:
-    """Rows from all over the data, rather short ones."""
+def probe_batch(task: Task, rows: FeatureStore | Sequence[Arrays]) -> Batch:
+    """A few rows from all over the data, rather short ones."""
     spread = np.unique(np.linspace(0, len(rows) - 1, 2 * _PROBE_ROWS).astype(int))
     drawn = [rows[int(place)] for place in spread]
     lengths = feature_lengths(drawn)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-IGNORED = -100
-"""The target of a place that has none."""
+from chainft.models.fused_loss import IGNORED, DeferredLogits, linear_cross_entropy_sum
 
 
 def token_cross_entropy_sum(
@@ -26,9 +25,17 @@ def token_cross_entropy_sum(
 
 
 def cross_entropy_sum(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+    logits: Tensor | DeferredLogits,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Sum over rows; `logits` (B, C), `labels` (B,); rows labelled -100 add nothing, even where all are."""
+    if isinstance(logits, DeferredLogits):
+        if not label_smoothing and class_weights is None:
+            return linear_cross_entropy_sum(logits, labels)
+        logits = logits.tensor()
     return functional.cross_entropy(
         logits.float(),
         labels,

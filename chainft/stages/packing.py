@@ -25,10 +25,9 @@ from chainft.stages.modes import evaluating
 from chainft.stages.packed_attention import attending, configs_of, register
 from chainft.stages.packed_layout import Layout
 from chainft.stages.prologue import Idle, find_idle
+from chainft.stages.rounding import alike
 from chainft.stages.spans import Span
 
-TOLERANCE = 1e-4
-"""Most difference of hidden states, of size about 1, from those of padded rows."""
 _PROBE_LENGTHS = (9, 4, 7, 4)
 
 
@@ -128,7 +127,7 @@ class Packing:
             def call(queries: Sequence[nn.Module], rest: float) -> Tensor:
                 return self._last_block(received, packed, layout, queries, rest)
 
-            if not torch.allclose(call([], 0.0), expected, rtol=TOLERANCE, atol=TOLERANCE):
+            if not alike(call([], 0.0), expected):
                 return None
             return find_queries(self.gates.blocks.module(last), call, expected)
 
@@ -186,7 +185,7 @@ def packing_of(model: PreTrainedModel) -> Packing | None:
     for first in dict.fromkeys((0, pad + 1)):
         packing = Packing(gates, first)
         found = _tried(packing)
-        if found is not None and torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+        if found is not None and alike(found, expected):
             return packing
     return None
 

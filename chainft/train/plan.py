@@ -58,6 +58,7 @@ def make_plan(
         "batch_size": config.train.batch_size,
         "padding_free": learner.forward.packing is not None,
         "read_tokens_only": learner.forward.reads is not None,
+        "logits_in_loss": learner.forward.deferred is not None,
         "micro_batches_per_step": len(learner.micro_batches_of(min(from_step, course.total_steps - 1))),
         "steps": course.total_steps,
         "from_step": from_step,

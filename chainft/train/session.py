@@ -25,13 +25,14 @@ from chainft.data.example import Split
 from chainft.errors import ChainftError, ConfigError
 from chainft.infer.engine import Engine, score
 from chainft.infer.forward import Forward
-from chainft.infer.reads import Reads, find_reads
+from chainft.infer.reads import Reads, find_reads, probe_batch
 from chainft.metrics.base import check_metric
 from chainft.models.device import choose_device
 from chainft.report.console import print_findings, print_next, print_plan, print_results
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
+from chainft.stages.deferred_head import DeferredHead, find_deferred_head
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
 from chainft.train.conclude import conclude
@@ -137,6 +138,7 @@ class Session:
         self.division: Division | None = None
         self.packing: Packing | None = None
         self.answers: Reads | None = None
+        self.deferred: DeferredHead | None = None
         """Tokens that evaluations read, where their batches run without padding."""
 
     def run(self) -> dict[str, Any]:
@@ -304,11 +306,13 @@ class Session:
         """How batches go through the model in training; for evaluations it keeps what it found."""
         model, task, store = prepared.loaded.model, prepared.task, prepared.stores["train"]
         packing = find_packing(model, self.config, prepared.chain)
+        if not self.config.launch.divides and len(store) > 1:
+            self.deferred = find_deferred_head(model, task, probe_batch(task, store))
         if packing is None:
-            return Forward(model, task)
+            return Forward(model, task, deferred=self.deferred)
         if task.evaluates_by_forward:
             self.packing, self.answers = packing, find_reads(packing, task, store, answers=True)
-        return Forward(model, task, packing, find_reads(packing, task, store))
+        return Forward(model, task, packing, find_reads(packing, task, store), self.deferred)
 
     def _engine(self, prepared: Prepared, accelerator: Accelerator, split: Split) -> Engine:
         forward: Callable[[Batch], Any] | None = None
@@ -327,6 +331,7 @@ class Session:
             autocast=accelerator.autocast,
             poll=self.stop.check,
             forward=forward,
+            deferred=None if prepared.task.evaluates_by_forward else self.deferred,
             follow_up_forward=self.division.infer if isinstance(self.division, Placed | Offload) else None,
             world=self.world,
             retries=not self.config.launch.is_pipeline

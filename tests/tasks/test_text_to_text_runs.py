@@ -12,10 +12,13 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from chainft.cli.main import main
-from chainft.config.compose import compose
+from chainft.config.compose import compose, load_run_config
+from chainft.config.saved import existing_run
 from chainft.errors import ChainftError
+from chainft.infer.evaluate import evaluate_run
 from chainft.infer.predict import make_engine, read_examples
 from chainft.infer.trained import load_run
+from chainft.stages.deferred_head import DeferredHead
 from chainft.train.session import run_training
 
 Writer = Callable[[str], Path]
@@ -69,6 +72,37 @@ def test_a_chain_learns_what_the_whole_model_learns(train: Train, kind: str) -> 
     chained = train(kind, "chain.split=2", name="chained")
     assert chained["losses"] == pytest.approx(whole["losses"], abs=1e-6)
     assert chained["test"]["after"]["values"] == pytest.approx(whole["test"]["after"]["values"], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_no_pass_for_a_loss_makes_all_logits_and_every_score_stays(
+    train: Train, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training, in its evaluations and in `chainft evaluate`; texts are written with the model's own logits."""
+    sizes: list[int] = []
+    finish = DeferredHead.finish
+
+    def noted(self: DeferredHead, output: Any) -> Any:
+        sizes.append(output.logits.shape[-1])
+        return finish(self, output)
+
+    monkeypatch.setattr(DeferredHead, "finish", noted)
+    words = ["optimizer=sgd", "optimizer.lr=0.05"]  # Adam makes a difference of a tiny gradient's rounding.
+    found = train(kind, *words)
+    width = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))["d_model"]
+    assert len(sizes) > 5 and set(sizes) == {width}
+    sizes.clear()
+    run = load_run_config(existing_run(tmp_path / "run").config)
+    again = evaluate_run(tmp_path / "run", run, "test").scores.values
+    assert width in sizes
+    assert again == pytest.approx(found["test"]["after"]["values"], rel=1e-5)
+    for place in ("chainft.train.session", "chainft.infer.evaluate"):
+        monkeypatch.setattr(f"{place}.find_deferred_head", lambda *_: None)
+    sizes.clear()
+    whole = train(kind, *words, name="whole")
+    assert not sizes
+    assert whole["losses"] == pytest.approx(found["losses"], rel=1e-4)
+    assert whole["test"]["after"]["values"] == pytest.approx(found["test"]["after"]["values"], rel=1e-3)
 
 
 def test_frozen_encoders_are_computed_once_and_change_no_loss(train: Train) -> None:

@@ -151,7 +151,9 @@ def test_taggers_read_tokens_with_a_tag(train: Train, ner_files: list[str]) -> N
     assert (read == (batch.targets["labels"].numpy() != -100)).all()
 
 
-def test_writers_read_the_tokens_before_those_of_the_answer(train: Train, tiny_decoder: Path, tmp_path: Path) -> None:
+def test_writers_read_the_tokens_before_those_of_the_answer(
+    train: Train, tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [{"prompt": f"anna met {word}", "response": f"{word} met anna"} for word in WORDS * 2]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["task=generate", "data=jsonl", f"model={tiny_decoder}", f"data.train={tmp_path / 'pairs.jsonl'}"]
@@ -161,6 +163,11 @@ def test_writers_read_the_tokens_before_those_of_the_answer(train: Train, tiny_d
     assert (read == (batch.targets["labels"].numpy() != -100)).all() and not read.all()
     plain = train(*words, "train.padding_free=false", name="plain")
     assert found["losses"] == pytest.approx(plain["losses"], abs=1e-5)
+    assert found["plan"]["logits_in_loss"] and plain["plan"]["logits_in_loss"]
+    monkeypatch.setattr("chainft.train.session.find_deferred_head", lambda *_: None)
+    whole = train(*words, name="whole")
+    assert not whole["plan"]["logits_in_loss"]
+    assert found["losses"] == pytest.approx(whole["losses"], abs=1e-5)
 
 
 def test_several_heads_read_what_each_reads(train: Train, texts: list[str], ner_files: list[str]) -> None:

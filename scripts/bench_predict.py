@@ -38,7 +38,9 @@ def main() -> None:
             print(f"{tool:9} round {number + 1}: {results[tool][-1]:.1f} texts/s", flush=True)
     ratios = [ours / theirs for ours, theirs in zip(results["chainft"], results["pipeline"], strict=True)]
     same = sum(one == other for one, other in zip(answers["chainft"], answers["pipeline"], strict=True))
-    print(f"\n{len(answers['chainft'])} texts, batch {arguments.batch_size}, {arguments.threads} thread(s)")
+    print(
+        f"\n{len(answers['chainft'])} texts, batch {arguments.batch_size}, {arguments.threads} thread(s), chainft in {arguments.precision}"
+    )
     print(f"  chainft / pipeline: {statistics.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     print(f"  the same answer on {same} texts")
 
@@ -67,7 +69,13 @@ def run_chainft(arguments: argparse.Namespace, texts: list[str]) -> tuple[float,
     from chainft.infer.trained import load_run
 
     trained, size = load_run(arguments.run), arguments.batch_size
-    engine = make_engine(trained, batch_size=size, stretch=size * BATCHES_A_STRETCH, device="cpu")
+    engine = make_engine(
+        trained,
+        batch_size=size,
+        stretch=size * BATCHES_A_STRETCH,
+        device="cpu",
+        precision=arguments.precision,
+    )
 
     def answers(some: list[str]) -> Answers:
         examples = read_examples(trained.task, some, form="lines", source="texts")
@@ -106,6 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each tool")
+    parser.add_argument("--precision", choices=["full", "int8"], default="full", help="of chainft")
     parser.add_argument("--tool", choices=TOOLS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.tool:

@@ -24,6 +24,7 @@ FLAGS = (
     Flag(("--max-new-tokens",), "most tokens of an answer (default: as in the run)", metavar="N"),
     Flag(("--temperature",), "draw tokens, more freely the higher it is; 0: always the likeliest", metavar="X"),
     Flag(("--seed",), "other draws; the same conversation and seed give the same answers", metavar="N"),
+    Flag(("--precision",), "arithmetic of the blocks (default: full)", choices=("full", "int8")),
 )
 _EXAMPLES = """
 examples:
@@ -64,7 +65,12 @@ def run(arguments: list[str]) -> int:
 
     setup_logging(None, quiet=True)
     whole = {name: int(numbers[flag]) for name, flag in _WHOLE.items() if flag in numbers}
-    choices = Choices(**whole, temperature=numbers.get("temperature"), documents=given.flags.get("documents"))
+    choices = Choices(
+        **whole,
+        temperature=numbers.get("temperature"),
+        documents=given.flags.get("documents"),
+        precision="int8" if given.flags.get("precision") == "int8" else "full",
+    )
     chat = open_chat(folder, choices)
     desk = _Desk(chat, is_terminal=sys.stdin.isatty() and sys.stdout.isatty())
     if given.has("system"):

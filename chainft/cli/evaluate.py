@@ -12,7 +12,7 @@ from chainft.errors import ConfigError
 
 def run(arguments: list[str]) -> int:
     """Parse the command line, evaluate, print."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse(arguments)
     from chainft.config.changes import check_evaluated
     from chainft.config.compose import load_run_config
     from chainft.config.saved import compose_saved, existing_run, for_split, has_split
@@ -37,8 +37,9 @@ def run(arguments: list[str]) -> int:
 
     setup_logging(None)
     with PhaseProgress() as phase:
-        done = evaluate_run(folder.path, config, options.split, progress=phase.update)
+        done = evaluate_run(folder.path, config, options.split, precision=options.precision, progress=phase.update)
     record = {"run": str(folder.path), "split": options.split, "examples": done.num_examples}
+    record |= {"precision": options.precision}
     record |= scores_to_json(done.scores)
     if options.json:
         sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -61,5 +62,6 @@ def _parser() -> Parser:
         "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="settings laid over those of the run"
     )
     parser.add_argument("--split", choices=["train", "validation", "test"], default="test", help="default: test")
+    parser.add_precision()
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return parser

@@ -28,7 +28,7 @@ class Source:
 
 def run(arguments: list[str]) -> int:
     """Parse the command line, predict, print."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse(arguments)
     model_folder(options.run)
     with ExitStack() as stack:
         source = _source(options)
@@ -45,6 +45,7 @@ def run(arguments: list[str]) -> int:
             source=source.name,
             batch_size=options.batch_size,
             interactive=source.interactive,
+            precision=options.precision,
         )
         for prediction in predictions:
             output.write(json.dumps(prediction, ensure_ascii=False) + "\n")
@@ -75,6 +76,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--output", type=Path, help="write to this file instead of standard output")
     parser.add_argument("--batch-size", type=_positive, default=64, help="texts in one forward pass (default 64)")
+    parser.add_precision()
     return parser
 
 

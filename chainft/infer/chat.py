@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from chainft.errors import ConfigError, StorageError
+from chainft.infer.precision import Precision, set_precision
 from chainft.infer.trained import load_run
 from chainft.models.device import choose_device
 from chainft.tasks._text_to_text import TextToText
@@ -34,6 +35,7 @@ class Choices:
     """0: always the likeliest token."""
     seed: int | None = None
     documents: str | None = None
+    precision: Precision = "full"
 
 
 @dataclass
@@ -141,6 +143,7 @@ def open_chat(run: Path, choices: Choices) -> Chat:
     task.prepare(before.tokenizer, max_length=before.max_length)
     task.check_inputs()
     torch.nn.Module.to(trained.model, choose_device("auto"))
+    set_precision(trained.model, choices.precision)
     return Chat(task, trained.model)
 
 

@@ -14,6 +14,7 @@ from chainft.data.store import open_store
 from chainft.errors import DataError, Problem, did_you_mean
 from chainft.infer.engine import score
 from chainft.infer.forward import answering
+from chainft.infer.precision import Precision
 from chainft.infer.predict import make_engine
 from chainft.infer.reads import probe_batch
 from chainft.infer.trained import load_run
@@ -31,7 +32,12 @@ class Evaluated:
 
 
 def evaluate_run(
-    run: Path, config: RunConfig, split: Split, *, progress: Callable[[str, int, int], None] | None = None
+    run: Path,
+    config: RunConfig,
+    split: Split,
+    *,
+    precision: Precision = "full",
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluated:
     """Score the model of `run` on `split` of the data that `config` names.
 
@@ -57,7 +63,9 @@ def evaluate_run(
         split=split,
         progress=_named(progress, f"tokenise {split}"),
     )
-    engine = make_engine(trained, batch_size=config.evaluation.batch_size, device=config.train.device)
+    engine = make_engine(
+        trained, batch_size=config.evaluation.batch_size, device=config.train.device, precision=precision
+    )
     engine.forward = answering(trained.model, trained.task, store)
     if not trained.task.evaluates_by_forward and len(store) > 1:
         engine.deferred = find_deferred_head(trained.model, trained.task, probe_batch(trained.task, store))

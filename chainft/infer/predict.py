@@ -15,6 +15,7 @@ from chainft.data.example import Example
 from chainft.errors import DataError
 from chainft.infer.engine import BATCHES_A_STRETCH, Engine
 from chainft.infer.forward import answering
+from chainft.infer.precision import Precision, set_precision
 from chainft.infer.trained import Trained, load_run
 from chainft.models.device import choose_device
 from chainft.tasks.base import Prediction, Task
@@ -30,6 +31,7 @@ def predict(
     source: str,
     batch_size: int = 64,
     interactive: bool = False,
+    precision: Precision = "full",
 ) -> Iterator[dict[str, Any]]:
     """Yield one JSON object for each line, in order.
 
@@ -38,7 +40,8 @@ def predict(
     cannot be read.
     """
     trained = load_run(run)
-    engine = make_engine(trained, batch_size=batch_size, stretch=1 if interactive else batch_size * BATCHES_A_STRETCH)
+    stretch = 1 if interactive else batch_size * BATCHES_A_STRETCH
+    engine = make_engine(trained, batch_size=batch_size, stretch=stretch, precision=precision)
     examples = read_examples(trained.task, lines, form=form, source=source)
     yield from predictions(engine, examples, probes=0 if interactive else batch_size)
 
@@ -52,9 +55,17 @@ def predictions(engine: Engine, examples: Iterator[Example], *, probes: int) -> 
         yield one.prediction
 
 
-def make_engine(trained: Trained, *, batch_size: int, stretch: int | None = None, device: str = "auto") -> Engine:
-    """An engine on `device` (as `train.device`), in the arithmetic of the saved weights."""
+def make_engine(
+    trained: Trained,
+    *,
+    batch_size: int,
+    stretch: int | None = None,
+    device: str = "auto",
+    precision: Precision = "full",
+) -> Engine:
+    """An engine on `device` (as `train.device`), in the arithmetic of the saved weights or in another `precision`."""
     torch.nn.Module.to(trained.model, choose_device(device))
+    set_precision(trained.model, precision)
     return Engine(trained.model, trained.task, batch_size, autocast=nullcontext, stretch=stretch)
 
 

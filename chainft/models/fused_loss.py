@@ -8,7 +8,7 @@ Liger kernels, and Wijmans et al. 2024, cut cross-entropy). Letters: N tokens, V
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,10 @@ class DeferredLogits:
     """(V, D)."""
     bias: Tensor | None = None
     """(V,)."""
+    dtype: torch.dtype | None = None
+    """In which products are computed, under autocast; None: that of `hidden` and `weight`."""
+    chunk: int = CHUNK_LOGITS
+    """How many logits there are at most at a time."""
 
     @property
     def shape(self) -> torch.Size:
@@ -40,48 +44,59 @@ class DeferredLogits:
 
     def __getitem__(self, chosen: Tensor) -> DeferredLogits:
         """Those of some tokens, chosen by a mask (...) or by numbers."""
-        return DeferredLogits(self.hidden[chosen], self.weight, self.bias)
+        return replace(self, hidden=self.hidden[chosen])
 
     def tensor(self) -> Tensor:
         """(..., V) the logits."""
-        return functional.linear(self.hidden, self.weight, self.bias)
+        return functional.linear(*self.operands())
+
+    def operands(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Hidden states, weight and bias in the type of the product."""
+        if self.dtype is None:
+            return self.hidden, self.weight, self.bias
+        bias = None if self.bias is None else self.bias.to(self.dtype)
+        return self.hidden.to(self.dtype), self.weight.to(self.dtype), bias
 
 
 def linear_cross_entropy_sum(logits: DeferredLogits, labels: Tensor) -> Tensor:
     """The float32 sum of the cross-entropies of `logits` (N, V) and `labels` (N,); those labelled -100 add nothing."""
     kept = labels != IGNORED
-    hidden, labels = logits.hidden[kept], labels[kept]
-    weight, bias = logits.weight, logits.bias
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    found: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels)  # type: ignore[no-untyped-call]
+    chosen = logits[kept]
+    size = max(1, logits.chunk // logits.weight.shape[0])
+    found: Tensor = _LinearCrossEntropy.apply(*chosen.operands(), labels[kept], size)  # type: ignore[no-untyped-call]
     return found
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """() of hidden states (N, D), weight (V, D), bias (V,) or None, and labels (N,)."""
+    """() of hidden states (N, D), weight (V, D), bias (V,) or None, and labels (N,); `size` tokens at a time."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, size: int) -> Tensor:
         of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
         total = torch.zeros((), device=hidden.device)
-        gradients = (
-            torch.empty_like(hidden) if of_hidden else None,
-            torch.zeros_like(weight, dtype=torch.float32) if of_weight else None,
-            torch.zeros_like(bias, dtype=torch.float32) if bias is not None and of_bias else None,
-        )
-        size = max(1, CHUNK_LOGITS // weight.shape[0])
+        for_hidden: list[Tensor] = []
+        for_weight: Tensor | None = None
+        for_bias: Tensor | None = None
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), size):
-                rows = slice(start, start + size)
-                logits = functional.linear(hidden[rows], weight, bias).float()  # (n, V)
-                total += functional.cross_entropy(logits, labels[rows], reduction="sum")
-                if any(one is not None for one in gradients):
-                    _add_gradients(logits, labels[rows], hidden[rows], weight, gradients, rows)
-        kinds = (hidden.dtype, weight.dtype, weight.dtype)
-        ctx.save_for_backward(*(None if g is None else g.to(kind) for g, kind in zip(gradients, kinds, strict=True)))
+                some, wanted = hidden[start : start + size], labels[start : start + size]
+                logits = functional.linear(some, weight, bias).float()  # (n, V)
+                total += functional.cross_entropy(logits, wanted, reduction="sum")
+                if not (of_hidden or of_weight or of_bias):
+                    continue
+                slope = _slope(logits, wanted).to(hidden.dtype)
+                del logits
+                if of_hidden:
+                    for_hidden.append(slope @ weight)
+                if of_weight:  # In float32: a sum of many parts loses digits in bf16.
+                    for_weight = _sum(for_weight, (slope.T @ some).float())
+                if of_bias:
+                    for_bias = _sum(for_bias, slope.float().sum(dim=0))
+        ctx.save_for_backward(
+            (torch.cat(for_hidden) if for_hidden else torch.zeros_like(hidden)) if of_hidden else None,
+            _like(weight, for_weight) if of_weight else None,
+            _like(bias, for_bias) if bias is not None and of_bias else None,
+        )
         return total
 
     @staticmethod
@@ -89,27 +104,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The loss is one number, so all gradients are those of the forward pass times its own."""
         (scale,) = gradients
-        return (*(None if one is None else one * scale.to(one.dtype) for one in ctx.saved_tensors), None)
+        return (*(None if one is None else one * scale.to(one.dtype) for one in ctx.saved_tensors), None, None)
 
 
-def _add_gradients(
-    logits: Tensor,
-    labels: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
-    rows: slice,
-) -> None:
-    """d loss / d logits = softmax(logits) - 1 at the label. `logits` are used up."""
-    of_hidden, of_weight, of_bias = gradients
+def _slope(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n, V) d loss / d logits = softmax(logits) - 1 at the label (n,)."""
     slope = torch.softmax(logits, dim=-1)
     slope[torch.arange(len(labels), device=labels.device), labels] -= 1
-    slope = slope.to(hidden.dtype)
-    if of_hidden is not None:
-        torch.mm(slope, weight, out=of_hidden[rows])
-    if of_weight is not None and hidden.dtype == torch.float32:
-        of_weight.addmm_(slope.T, hidden)
-    elif of_weight is not None:
-        of_weight += slope.T @ hidden  # A sum of many parts loses digits in bf16.
-    if of_bias is not None:
-        of_bias += slope.sum(dim=0)
+    return slope
+
+
+def _sum(before: Tensor | None, more: Tensor) -> Tensor:
+    return more if before is None else before.add_(more)
+
+
+def _like(parameter: Tensor, gradient: Tensor | None) -> Tensor:
+    return torch.zeros_like(parameter) if gradient is None else gradient.to(parameter.dtype)

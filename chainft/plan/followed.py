@@ -123,5 +123,11 @@ def _automatic_cuts(config: RunConfig, task: Task, size: tuple[int, int]) -> lis
 def _measure(chain: Chain, task: Task, config: RunConfig, blocks: Blocks | None, size: tuple[int, int]) -> Step:
     mixed = config.train.mixed_precision != "no"
     return measure_step(
-        chain, task, lambda rows, length: make_batch(task, rows, length), blocks=blocks, size=size, mixed=mixed
+        chain,
+        task,
+        lambda rows, length: make_batch(task, rows, length),
+        blocks=blocks,
+        size=size,
+        mixed=mixed,
+        defers=not config.launch.divides,
     )

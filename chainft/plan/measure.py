@@ -7,9 +7,10 @@ coefficients, which six small steps give exactly. Letters: B batch, L length.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from chainft.data.batching import Batch
 from chainft.errors import ModelError
+from chainft.models.fused_loss import CHUNK_LOGITS
 from chainft.plan.link_units import link_units
-from chainft.plan.trace import Phase, Trace, Tracker
+from chainft.plan.trace import Ghostly, Phase, Trace, Tracker
 from chainft.stages.blocks import Blocks
 from chainft.stages.chain import Chain
+from chainft.stages.deferred_head import DeferredHead, find_deferred_head
 from chainft.stages.gates import without_cache
 from chainft.stages.links import LinkedModel
 from chainft.stages.loss import loss_of
@@ -54,14 +57,24 @@ MakeBatch = Callable[[int, int], Batch]
 
 
 def measure_step(
-    chain: Chain, task: Task, make_batch: MakeBatch, *, blocks: Blocks | None, size: tuple[int, int], mixed: bool
+    chain: Chain,
+    task: Task,
+    make_batch: MakeBatch,
+    *,
+    blocks: Blocks | None,
+    size: tuple[int, int],
+    mixed: bool,
+    defers: bool = False,
 ) -> Step:
     """The step at `size` (batch, length); `mixed`: the forward pass in 16 bits. `blocks`: None where there are none.
+    `defers`: the logits of a language model are left to the loss where it can be.
 
     Raises ModelError for a model whose operations depend on batch or length in a way that is no polynomial.
     """
     sizes = [(rows, length) for rows in BATCHES for length in _lengths(size[1])]
-    traces = [trace_step(chain, task, make_batch(*one), blocks=blocks, mixed=mixed) for one in sizes]
+    with Ghostly():  # type: ignore[no-untyped-call]
+        head = find_deferred_head(chain.model, task, make_batch(*sizes[0])) if defers else None
+    traces = [trace_step(chain, task, make_batch(*one), blocks=blocks, mixed=mixed, head=head) for one in sizes]
     if len({(len(trace.alive), trace.num_forward) for trace in traces}) > 1:
         raise ModelError(
             f"{type(chain.model).__name__} computes other operations for other lengths, so its step cannot be foreseen",
@@ -71,8 +84,15 @@ def measure_step(
     weights = _weights(sizes, size)
     flops = {key for trace in traces for key in trace.flops}
     kept = {unit for trace in traces for unit in trace.kept}
+    alive, logits = (
+        weights @ np.array([getattr(trace, name) for trace in traces], dtype=np.float64)
+        for name in ("alive", "logits")
+    )
+    if head is not None:
+        logits_at_a_time = min(1.0, CHUNK_LOGITS / (size[0] * size[1] * head.layer.out_features))
+        alive -= (1 - logits_at_a_time) * logits
     return Step(
-        weights @ np.array([trace.alive for trace in traces], dtype=np.float64),
+        alive,
         np.array(traces[0].gradients, dtype=np.float64),
         traces[0].num_forward,
         np.array(traces[0].units),
@@ -96,8 +116,10 @@ def _weights(sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> np.ndar
     return solved
 
 
-def trace_step(chain: Chain, task: Task, batch: Batch, *, blocks: Blocks | None, mixed: bool) -> Trace:
-    """One forward and backward pass as the training loop does it, on this batch."""
+def trace_step(
+    chain: Chain, task: Task, batch: Batch, *, blocks: Blocks | None, mixed: bool, head: DeferredHead | None = None
+) -> Trace:
+    """One forward and backward pass as the training loop does it, on this batch; `head`: as in `Forward`."""
     model = chain.model
     model.train()
     chain.conduct().begin(1, 1)  # The last step, when everything is trained that ever is.
@@ -105,10 +127,16 @@ def trace_step(chain: Chain, task: Task, batch: Batch, *, blocks: Blocks | None,
     units = link_units(tracker, model) if isinstance(model, LinkedModel) else _units(tracker, blocks)
     with units, _dropped_gradients(tracker, chain), tracker:
         with torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext():
-            output = model(**task.arguments(batch), **without_cache(model))
+            with nullcontext() if head is None else head.left_out():
+                output = model(**task.arguments(batch), **without_cache(model))
+            output = output if head is None else head.finish(output)
         if mixed:  # Accelerate hands the output on in float32.
             output = type(output)(tree_map(_in_float32, dict(output)))
+        if head is not None:
+            output.logits = replace(output.logits, chunk=sys.maxsize)  # All at once: how many is reckoned afterwards.
+            tracker.num_words = head.layer.out_features
         loss = loss_of(task.planned(), output, batch) / 2
+        tracker.num_words = None
         tracker.begin_backward()
         loss.backward()  # type: ignore[no-untyped-call]
     return tracker.trace

@@ -42,6 +42,8 @@ class Trace:
     """(unit, phase) -> floating-point operations, a multiplication and an addition counted as two."""
     kept: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     """Unit -> bytes that it keeps for the backward pass."""
+    logits: list[int] = field(default_factory=list)
+    """Of `alive`, the bytes of logits that the loss makes, which it never makes all at once."""
 
 
 class Ghostly(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -92,6 +94,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive = 0
         self._gradients = 0
         self._references: dict[int, Any] = {}
+        self._logits = 0
+        self._of_logits: set[int] = set()
+        self.num_words: int | None = None
+        """While the loss makes logits itself: how many words they have."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -103,6 +109,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace.flops[self.unit, self._phase()] += flops_of(func, args, kwargs, output)
         self.trace.alive.append(self._alive)
         self.trace.gradients.append(self._gradients)
+        self.trace.logits.append(self._logits)
         self.trace.units.append(self.unit)
         return output
 
@@ -139,10 +146,17 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             size = tensor.numel() * tensor.element_size() if is_ghost(tensor) else storage.nbytes()
         self._sizes[key] = (size, self.unit)
         self._alive += size
+        if self.num_words is not None and tensor.dim() == 2 and tensor.shape[1] == self.num_words:
+            self._logits += size
+            self._of_logits.add(key)
         self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
 
     def _forget(self, key: int) -> None:
-        self._alive -= self._sizes.pop(key)[0]
+        size = self._sizes.pop(key)[0]
+        self._alive -= size
+        if key in self._of_logits:
+            self._of_logits.remove(key)
+            self._logits -= size
         self._references.pop(key)
 
 

@@ -56,7 +56,10 @@ class DeferredHead:
         bias: Tensor | None = self.layer.bias
         if self._added is not None:
             bias = self._added[0] if bias is None else bias + self._added[0]
-        output.logits = DeferredLogits(output.logits, self.layer.weight, bias)
+        hidden = output.logits
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        output.logits = DeferredLogits(hidden, self.layer.weight, bias, dtype)
         return output
 
 
@@ -68,7 +71,8 @@ def find_deferred_head(model: PreTrainedModel, task: Task, batch: Batch) -> Defe
     if isinstance(model, JointModel | LinkedModel):
         return None
     layer = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if type(layer) is not nn.Linear or "forward" in vars(layer):
+    is_capped = getattr(model.config.get_text_config(), "final_logit_softcapping", None) is not None
+    if type(layer) is not nn.Linear or "forward" in vars(layer) or is_capped:
         return None
     head = DeferredHead(model, layer)
     return head if _model_allows(model, head) and _loss_allows(task, batch, layer.out_features) else None

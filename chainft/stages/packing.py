@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from chainft.errors import ChainftError
 from chainft.stages.gates import Gates, Payload, probe_inputs
+from chainft.stages.int8 import unrounded
 from chainft.stages.last_block import find_queries, narrowing
 from chainft.stages.modes import evaluating
 from chainft.stages.packed_attention import attending, configs_of, register
@@ -110,6 +111,7 @@ class Packing:
             return None  # What the block computes beside attention needs all tokens.
         return found if found == again else None
 
+    @unrounded()
     def _try_last_block(
         self, inputs: Mapping[str, Tensor], lengths: np.ndarray, *, every: int
     ) -> list[nn.Module] | None:
@@ -168,6 +170,7 @@ class Packing:
             yield
 
 
+@unrounded()
 def packing_of(model: PreTrainedModel) -> Packing | None:
     """How batches of a model run without padding; None for a model that gives other hidden states then.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -30,6 +31,10 @@ from chainft.tasks.base import Task
 from chainft.train.faults import fault_point
 from chainft.train.prefix_plan import PrefixPlan, plan_prefix
 from chainft.train.prepare import Prepared, Progress
+
+_TOKENS_ON_CPU = 1024
+"""Tokens, padding included, that run together on a CPU: what is in the works then stays in its caches, a tenth faster
+than four times as many."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,15 @@ class _Compute:
     accelerator: Accelerator
 
     def __call__(self, rows: np.ndarray) -> Tensor:
-        """(tokens, D) states of the rows, end to end. Raises MemoryError_ where they do not fit."""
+        """(tokens, D) states of the rows, which are of like length, end to end. Raises MemoryError_ where they do not
+        fit."""
         fault_point("prefix")
+        most = len(rows)
+        if self.gates.model.device.type == "cpu":
+            most = max(1, _TOKENS_ON_CPU // max(1, int(self.store.lengths[rows].max())))
+        return torch.cat([self._states(rows[start : start + most]) for start in range(0, len(rows), most)])
+
+    def _states(self, rows: np.ndarray) -> Tensor:
         chosen = [int(row) for row in rows]
         batch = self.task.collate([self.store[row] for row in chosen], chosen).to(self.gates.model.device)
         try:

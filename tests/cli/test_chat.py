@@ -67,6 +67,13 @@ def test_the_saved_folder_answers_in_transformers_by_its_own_template(trained: P
     assert tokenizer.decode(said, skip_special_tokens=True).strip() == ours["response"] == "oslo"
 
 
+def test_a_model_answers_in_8_bits_too(chainft: Chainft, trained: Path) -> None:
+    done = chainft("chat", trained, "--precision", "int8", stdin="anna\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "paris\n"
+    assert "linear layers" in done.stderr
+
+
 def test_a_pipe_gets_one_answer_a_message_and_keeps_the_history(
     chainft: Chainft, trained: Path, tmp_path: Path
 ) -> None:

@@ -38,9 +38,7 @@ def test_loss_and_gradients_are_those_of_all_logits(rows: int, words: int, bias:
     """However many logits are made at a time."""
     *tensors, labels = parts(rows, words, bias=bias)
     expected = 3 * functional.cross_entropy(functional.linear(*tensors), labels, reduction="sum")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_loss, "CHUNK_LOGITS", chunk)
-        found = 3 * linear_cross_entropy_sum(DeferredLogits(*tensors), labels)
+    found = 3 * linear_cross_entropy_sum(DeferredLogits(*tensors, chunk=chunk), labels)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
     for one, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
@@ -69,18 +67,16 @@ def test_no_more_logits_than_a_chunk_are_ever_there(monkeypatch: pytest.MonkeyPa
         return out
 
     monkeypatch.setattr(fused_loss.functional, "linear", noted)
-    monkeypatch.setattr(fused_loss, "CHUNK_LOGITS", 3 * 11)
     *tensors, labels = parts(20, 11, bias=False)
-    linear_cross_entropy_sum(DeferredLogits(*tensors), labels).backward()
+    linear_cross_entropy_sum(DeferredLogits(*tensors, chunk=3 * 11), labels).backward()
     assert sum(sizes) == 15 * 11 and max(sizes) == 3 * 11
 
 
-def test_weights_in_bf16_collect_their_gradient_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_loss, "CHUNK_LOGITS", 7)
+def test_weights_in_bf16_collect_their_gradient_in_float32() -> None:
     *tensors, labels = parts(200, 7, bias=True, dtype=torch.bfloat16)
     exact = [None if one is None else one.detach().float().requires_grad_() for one in tensors]
     expected = gradients(functional.cross_entropy(functional.linear(*exact), labels, reduction="sum"), exact)
-    found = gradients(linear_cross_entropy_sum(DeferredLogits(*tensors), labels), tensors)
+    found = gradients(linear_cross_entropy_sum(DeferredLogits(*tensors, chunk=7), labels), tensors)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.bfloat16
         assert float((one.float() - other).norm() / other.norm()) < 0.02
@@ -90,7 +86,7 @@ def test_autocast_computes_in_its_type_and_gives_gradients_in_that_of_the_parame
     *tensors, labels = parts(16, 9, bias=True)
     with torch.autocast("cpu", torch.bfloat16):
         expected = functional.cross_entropy(functional.linear(*tensors).float(), labels, reduction="sum")
-        found = linear_cross_entropy_sum(DeferredLogits(*tensors), labels)
+    found = linear_cross_entropy_sum(DeferredLogits(*tensors, dtype=torch.bfloat16), labels)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-3)
     for one, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
         assert one.dtype == torch.float32

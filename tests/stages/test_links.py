@@ -21,6 +21,7 @@ from chainft.errors import ChainftError, ConfigError, ModelError
 from chainft.models.load_headed import load_trained
 from chainft.stages.chain import Chain, build_chain
 from chainft.stages.exits import sureness
+from chainft.stages.int8_model import to_int8
 from chainft.stages.links import LinkedModel, ScalarMix, stage_of
 from chainft.stages.links_load import build_linked, check_models, read_tokenizer
 from chainft.stages.loss import loss_of
@@ -385,3 +386,13 @@ def test_stages_that_cannot_be_linked_are_refused(tiny_encoder: Path, tmp_path: 
     with pytest.raises(ChainftError, match="cannot be a linked stage") as caught:
         check_models(run_config(tiny_encoder, two(model=str(tmp_path))))
     assert caught.value.problems[0].key == "chain.stages.second.model"
+
+
+def test_the_blocks_of_all_models_predict_in_8_bits(tiny_encoder: Path, inputs: dict[str, Tensor]) -> None:
+    model, _ = linked(tiny_encoder, two(residual=True))
+    with torch.no_grad():
+        before = model(**inputs).logits
+        assert to_int8(model).num_layers == 2 * 2 * 6
+        after = model(**inputs).logits
+    assert not torch.equal(after, before)
+    assert (after - before).norm() < 0.04 * before.norm()

@@ -17,6 +17,8 @@ from types import ModuleType
 
 LINKED = "chainft_linked"
 """`model_type` of linked models (`chainft.stages.links`)."""
+STAGE = "chainft_stage"
+"""`model_type` of a stage among them that is a module of a plug-in (`chainft.stages.stage_modules`)."""
 
 _THEIRS = "transformers.models.auto.configuration_auto"
 _OURS = "chainft.stages.links_config"

@@ -23,7 +23,7 @@ from chainft.errors import ConfigError, SecurityError, did_you_mean
 from chainft.installed import damaged, entry_points
 from chainft.plugin_checks import class_problems, version_problem
 
-Kind = Literal["task", "source", "metric", "head", "connector", "augmentation"]
+Kind = Literal["task", "source", "metric", "head", "connector", "stage", "augmentation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN = "chainft"
 """The package whose plug-ins are ours."""
@@ -33,6 +33,7 @@ PACKAGES: dict[Kind, str] = {
     "metric": "chainft.metrics",
     "head": "chainft.heads",
     "connector": "chainft.connectors",
+    "stage": "chainft.stage_kinds",
     "augmentation": "chainft.augmentations",
 }
 """Where our own plug-ins of a kind are; `base` there has the class that all of them extend."""
@@ -42,6 +43,7 @@ GROUPS: dict[Kind, str] = {
     "metric": "chainft.metrics",
     "head": "chainft.heads",
     "connector": "chainft.connectors",
+    "stage": "chainft.stages",
     "augmentation": "chainft.augmentations",
 }
 """Entry point groups."""

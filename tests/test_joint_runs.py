@@ -58,6 +58,8 @@ def test_a_joint_run_learns_resumes_bit_for_bit_and_is_evaluated_as_trained(
     assert values["loss"] < test["before"]["values"]["loss"]
     main = (values["names/entity_f1"] + values["mood/f1_macro"]) / 2
     assert values["mean_score"] == pytest.approx(main)
+    best = results(tmp_path / "whole")["baselines"]["each best"]
+    assert best["mean_score"] == pytest.approx((best["names/entity_f1"] + best["mood/f1_macro"]) / 2)
     found = json.loads(succeed(chainft("evaluate", "whole", "--json")).stdout)["values"]
     assert found == pytest.approx(values)
 

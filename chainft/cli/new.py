@@ -32,6 +32,7 @@ _TRY = {
     "metric": "chainft train task=classify 'task.metrics=[classification,{name}]'",
     "head": "chainft train task=classify head={name}",
     "connector": "chainft train task=classify chain=cascade chain.stages.second.connector.name={name}",
+    "stage": "chainft train task=classify chain=recurrent chain.stages.top.kind.name={name}",
     "augmentation": "chainft augment task=classify augment={name} --output more",
 }
 

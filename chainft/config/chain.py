@@ -54,6 +54,14 @@ class ConnectorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageKindConfig:
+    """A stage that is a module of its own and no model. Each plug-in adds its own fields."""
+
+    name: str
+    """The stage plug-in: one of chainft's or of an installed package."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """One stage: which part of the computation it is, and what training may change in it."""
 
@@ -62,6 +70,9 @@ class StageConfig:
     encoder-decoders `encoder.0:3`, `decoder.:`. Null: given by `chain.split`, or all blocks of the stage's own `model`."""
     model: str | None = None
     """A model of its own (folder, hub name or short name): the stages are then linked models."""
+    kind: StageKindConfig | None = None
+    """A module of its own that reads the hidden states before it, as a plug-in with its settings: `{name: recurrent}`.
+    The stages are then linked ones, and those without a `model` of their own are the run's."""
     from_: str | None = None
     """Run folder whose trained weights the stage starts with; their shapes must fit."""
     frozen: bool | str = False
@@ -118,5 +129,9 @@ class ChainConfig:
 
     @property
     def is_linked(self) -> bool:
-        """Whether the stages are models of their own."""
-        return any(stage.model is not None for stage in self.stages.values())
+        """Whether the stages are models, or modules, of their own."""
+        return any(stage.model is not None or stage.kind is not None for stage in self.stages.values())
+
+    def has_head(self, name: str) -> bool:
+        """Whether a linked stage has a head: that of the task, or an auxiliary one."""
+        return name == self.order[-1] or self.stages[name].auxiliary is not None

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from chainft.config.kind_rules import WRITING
 from chainft.config.run import RunConfig
 from chainft.errors import Problem
 from chainft.registry import find
-
-_WRITING = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-"""Their last layer gives a score for each token of the vocabulary, and is the word embeddings again."""
 
 
 def head_has_a_place(config: RunConfig) -> Iterator[Problem]:
@@ -20,7 +18,7 @@ def head_has_a_place(config: RunConfig) -> Iterator[Problem]:
         reason = "several tasks on one trunk keep the heads of their models"
     elif config.chain.is_linked:
         reason = "linked models keep the heads of their models"
-    elif find("task", config.task.name, key="task.name").auto_class in _WRITING:
+    elif find("task", config.task.name, key="task.name").auto_class in WRITING:
         reason = f"task {config.task.name!r} writes text by the word embeddings of its model"
     if reason:
         yield Problem(

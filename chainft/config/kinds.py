@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from chainft import registry
-from chainft.config.chain import ConnectorConfig
+from chainft.config.chain import ConnectorConfig, StageKindConfig
 from chainft.config.ranges import Limits
 from chainft.config.run import DataConfig, HeadConfig, TaskConfig
 
@@ -23,6 +23,7 @@ PLUGIN_KINDS: Mapping[type, registry.Kind] = {
     DataConfig: "source",
     HeadConfig: "head",
     ConnectorConfig: "connector",
+    StageKindConfig: "stage",
 }
 """Config classes of which the plug-in named in `name` has the real one."""
 
@@ -32,6 +33,7 @@ _NODES: Mapping[registry.Kind, str] = {
     "metric": "task.metrics",
     "head": "head",
     "connector": "chain.stages.NAME.connector",
+    "stage": "chain.stages.NAME.kind",
     "augmentation": "augment",
 }
 

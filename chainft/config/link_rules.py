@@ -21,17 +21,17 @@ def linked_stages_are_whole_models(config: RunConfig) -> Iterator[Problem]:
     if not chain.is_linked:
         return
     if chain.split is not None:
-        message = f"chain.split = {chain.split} cuts one model, and stages bring models of their own"
+        message = f"chain.split = {chain.split} cuts one model, and stages bring models or modules of their own"
         help = "leave chain.split away, or the models"
         yield Problem("contradiction", message, key="chain.split", help=help)
     for name, stage in chain.stages.items():
         if stage.blocks is not None:
-            yield _ignored(name, "blocks", stage.blocks, "a linked stage is a whole model", "leave it away")
+            yield _ignored(name, "blocks", stage.blocks, "a linked stage is a whole", "leave it away")
         if stage.repeat != StageConfig.repeat:
-            message = f"stage {name!r} is a whole model, and only blocks of a single model can be repeated"
+            message = f"stage {name!r} is linked to others, and only blocks of a single model can be repeated"
             help = "give one more stage that shares: share.with"
             yield Problem("unsupported", message, key=f"chain.stages.{name}.repeat", help=help)
-        if stage.from_ is not None:
+        if stage.from_ is not None and stage.kind is None:
             message = f"stage {name!r} is a whole model, whose weights come from its model"
             help = f"chain.stages.{name}.model={stage.from_}"
             yield Problem("contradiction", message, key=f"chain.stages.{name}.from", help=help)
@@ -80,7 +80,7 @@ def exits_have_a_head(config: RunConfig) -> Iterator[Problem]:
 
 def the_model_is_used(config: RunConfig) -> Iterator[Problem]:
     """`model.path` is for stages without a model of their own, and for those that name it."""
-    stages = config.chain.stages.values()
+    stages = [stage for stage in config.chain.stages.values() if stage.kind is None]
     path = config.model.path
     defaults = {ModelConfig.path, find("task", config.task.name, key="task.name").default_model}
     if path not in defaults and stages and all(stage.model not in (None, path) for stage in stages):

@@ -13,6 +13,7 @@ from chainft.config import kinds
 from chainft.config.cache_rules import CACHE_RULES
 from chainft.config.head_rules import HEAD_RULES
 from chainft.config.joint import JointConfig, JointDataConfig, data_parts
+from chainft.config.kind_rules import KIND_RULES
 from chainft.config.launch_rules import LAUNCH_RULES
 from chainft.config.link_rules import LINK_RULES
 from chainft.config.no_effect import no_effect
@@ -310,6 +311,7 @@ RULES: tuple[Rule, ...] = (
     *HEAD_RULES,
     *STAGE_RULES,
     *LINK_RULES,
+    *KIND_RULES,
     *CACHE_RULES,
     *LAUNCH_RULES,
 )

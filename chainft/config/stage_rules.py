@@ -58,12 +58,11 @@ _REPEAT = "to run a stage several times, set its repeat"
 
 def stages_say_what_they_are(config: RunConfig) -> Iterator[Problem]:
     chain = config.chain
-    linked = any(stage.model is not None for stage in chain.stages.values())
     for name, stage in chain.stages.items():
         key = f"chain.stages.{name}.blocks"
         if chain.split is not None and stage.blocks is not None:
             yield no_effect(key, stage.blocks, f"chain.split = {chain.split} says which blocks it has")
-        elif chain.split is None and not linked and stage.blocks is None:
+        elif chain.split is None and not chain.is_linked and stage.blocks is None:
             yield Problem("missing-key", f"{key} is not given", key=key, help=f"such as {key}='embeddings, :4'")
 
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from chainft.errors import ConfigError
 
 
-def check_module(module: Any, shapes: Sequence[Sequence[int]], width_out: int, *, what: str, key: str) -> nn.Module:
-    """The module, if of zeros of these shapes it makes tensors that differ in their last axis, `width_out`, alone.
+def check_module(
+    module: Any, inputs: Sequence[tuple[Tensor, ...]], width_out: int, *, what: str, key: str
+) -> nn.Module:
+    """The module, if of each of these inputs it makes a tensor like the first one, but for its last axis, `width_out`.
 
     Raises ConfigError at `key`; `what` names the plug-in: `head 'mlp'`. The random state stays as it is.
     """
@@ -25,15 +27,16 @@ def check_module(module: Any, shapes: Sequence[Sequence[int]], width_out: int, *
     mode, state = module.training, torch.random.get_rng_state()
     module.train(False)
     with torch.no_grad():
-        for shape in shapes:
+        for given in inputs:
+            shape = given[0].shape
             try:
-                found = module(torch.zeros(*shape))
+                found = module(*given)
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 raise unfit(f"of hidden states {list(shape)} it fails: {error}") from error
             wanted = [*shape[:-1], width_out]
             if not isinstance(found, Tensor) or list(found.shape) != wanted:
-                given = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-                raise unfit(f"of hidden states {list(shape)} it makes {given}, not {wanted}")
+                made = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise unfit(f"of hidden states {list(shape)} it makes {made}, not {wanted}")
     module.train(mode)
     torch.random.set_rng_state(state)
     return module

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -43,8 +44,8 @@ def put_head(model: PreTrainedModel, config: HeadConfig) -> str:
     assert isinstance(layer, nn.Linear)
     width, num_outputs = layer.in_features, layer.out_features
     head = find("head", str(config.name), key="head.name")(config).build(width, num_outputs)
-    shapes = ((2, width), (2, 3, width))
-    check_module(head, shapes, num_outputs, what=f"head {config.name!r}", key="head.name")
+    inputs = [(torch.zeros(2, width),), (torch.zeros(2, 3, width),)]
+    check_module(head, inputs, num_outputs, what=f"head {config.name!r}", key="head.name")
     model.set_submodule(path, head)
     setattr(model.config, _HEAD, dump(config))
     return path

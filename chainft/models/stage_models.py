@@ -12,11 +12,15 @@ from chainft.errors import ChainftError
 
 
 def stage_models(config: RunConfig) -> dict[str, ModelConfig]:
-    """The model of each linked stage in order: its own, or the run's. Of any other chain the run's alone, under ""."""
+    """The model of each linked stage in order: its own, or the run's. Of any other chain the run's alone, under "".
+
+    Stages that are modules of plug-ins have none.
+    """
     chain = config.chain
     if not chain.is_linked:
         return {"": config.model}
-    return {name: _own(chain.stages[name].model, config.model) for name in chain.order}
+    models = [name for name in chain.order if chain.stages[name].kind is None]
+    return {name: _own(chain.stages[name].model, config.model) for name in models}
 
 
 def _own(path: str | None, model: ModelConfig) -> ModelConfig:

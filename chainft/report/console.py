@@ -17,10 +17,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from chainft.report.baselines import baselines_table, verdicts
 from chainft.report.commands import next_commands
 from chainft.report.plan_words import plan_lines
 from chainft.report.run_files import Outcome, outcome_of
-from chainft.report.tables import baselines_table, render, shorten
+from chainft.report.tables import render, shorten
 from chainft.report.words import change, judgement, meaning, number, plural, printable, short
 from chainft.tasks.base import Scores, Table
 
@@ -128,11 +129,9 @@ def _print_headline(console: Console, outcome: Outcome) -> None:
         style="bold red" if judgement(metric, before, value) == "worse" else "bold green",
     )
     console.print(line, soft_wrap=True)
-    if outcome.best_baseline:
-        name, reached = outcome.best_baseline
-        beaten = judgement(metric, reached, value) == "better"
-        text = f"  {'better' if beaten else 'NOT better'} than the best simple baseline: {name}, {number(reached)}"
-        console.print(Text(text, style="default" if beaten else "bold red"), soft_wrap=True)
+    for one in verdicts(outcome):
+        text = f"  {one.words}" if one.metric == metric else f"  {one.metric} {number(one.value)}: {one.words}"
+        console.print(Text(printable(text), style="default" if one.is_better else "bold red"), soft_wrap=True)
     if explained := scores.meanings.get(metric) or meaning(metric):
         for part in Text(explained, style="dim").wrap(console, max(20, console.width - 2)):
             part.rstrip()

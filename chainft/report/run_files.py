@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from chainft.errors import CheckpointError
-from chainft.metrics._direction import falls
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Chart, Confusion, Mark, Mistake, Scores, Series, Table
 
@@ -84,15 +83,8 @@ class Outcome:
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Values of simple answers on the split that is shown, by the names of baseline and metric."""
 
-    @property
-    def best_baseline(self) -> tuple[str, float] | None:
-        """Name and main metric of the baseline that does best; None where there is none."""
-        metric = self.main_metric or ""
-        found = {name: values[metric] for name, values in self.baselines.items() if metric in values}
-        if not found:
-            return None
-        name = (min if falls(metric) else max)(found, key=lambda one: found[one])
-        return name, found[name]
+    task_metrics: tuple[str, ...] = ()
+    """The main metric of each of several tasks with data of their own, as `<task>/<metric>`."""
 
     @property
     def shown(self) -> tuple[str, Scores] | None:
@@ -141,6 +133,7 @@ def outcome_of(results: Mapping[str, Any]) -> Outcome:
         after=scores_of(test.get("after")),
         validation=scores_of(results.get("validation")),
         baselines=results.get("baselines") or {},
+        task_metrics=tuple(map(str, results.get("task_metrics") or ())),
     )
 
 

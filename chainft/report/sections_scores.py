@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chainft.metrics._direction import falls
+from chainft.report.baselines import baselines_table, verdicts
 from chainft.report.charts import bar, dumbbell
 from chainft.report.confusion import confusion_view
 from chainft.report.markup import Child, Html, tag
 from chainft.report.run_files import Outcome, RunFacts
-from chainft.report.tables import MOST_ROWS, SHORT_ROWS, Row, baselines_table, deciding_column, split_rows
+from chainft.report.tables import MOST_ROWS, SHORT_ROWS, Row, deciding_column, split_rows
 from chainft.report.words import change, judgement, meaning, number
 from chainft.tasks.base import Scores, Table
 
@@ -64,7 +65,13 @@ def _baselines(outcome: Outcome) -> Child:
     if table is None:
         return None
     note = "What is reached without the model; training was worth it where the model does better."
-    return [tag("h3", table.title), tag("p", note, class_="note"), _grid(table, table.rows, (), bars=False)]
+    told = [tag("li", f"{one.metric} {number(one.value)}: {one.words}") for one in verdicts(outcome)]
+    return [
+        tag("h3", table.title),
+        tag("p", note, class_="note"),
+        tag("ul", told) if told else None,
+        _grid(table, table.rows, (), bars=False),
+    ]
 
 
 def _value_row(name: str, scores: Scores, before: Scores | None, validation: Scores | None, *, main: bool) -> Html:

@@ -12,7 +12,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from chainft.report.run_files import Outcome
 from chainft.report.words import number, printable
 from chainft.tasks.base import Table
 
@@ -32,19 +31,6 @@ class Rows:
 
     classes: tuple[Row, ...]
     averages: tuple[Row, ...]
-
-
-def baselines_table(outcome: Outcome) -> Table | None:
-    """The trained model beside each baseline, for each value that both have; None without baselines."""
-    if not outcome.baselines or outcome.shown is None:
-        return None
-    split, scores = outcome.shown
-    names = [name for name in scores.values if any(name in values for values in outcome.baselines.values())]
-    names.sort(key=lambda name: name != outcome.main_metric)
-    rows = tuple(
-        (name, scores.values[name], *(values.get(name) for values in outcome.baselines.values())) for name in names
-    )
-    return Table(f"Compared with simple baselines ({split})", ("metric", "trained", *outcome.baselines), rows)
 
 
 def split_rows(table: Table) -> Rows:

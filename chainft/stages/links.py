@@ -1,4 +1,5 @@
 """Linked models as one Hugging Face model: every stage is a whole model, and later ones read the outputs of earlier.
+A stage that is a module of a plug-in is such a model of one block too (`chainft.stages.stage_modules`).
 
 What a stage receives (the output of the stage before, or a learned mix of all before) enters at block 0 of its model,
 whose own code computes everything else. The last stage has the head of the task; others may have an auxiliary one.
@@ -22,8 +23,9 @@ from chainft.errors import ConfigError, ModelError
 from chainft.models.load import body_options
 from chainft.stages.exits import EarlyExit
 from chainft.stages.inject import Entrance
-from chainft.stages.links_config import Link, LinkedConfig
+from chainft.stages.links_config import Link, LinkedConfig, StageModelConfig
 from chainft.stages.own_connectors import make_connector
+from chainft.stages.stage_modules import STAGE_CLASSES
 
 
 class ScalarMix(nn.Module):
@@ -288,5 +290,6 @@ def _check_names(names: Iterable[str]) -> None:
             )
 
 
-for _auto_class, _kind in LINKED_CLASSES.items():
-    getattr(transformers, _auto_class).register(LinkedConfig, _kind, exist_ok=True)
+for _config, _classes in ((LinkedConfig, LINKED_CLASSES), (StageModelConfig, STAGE_CLASSES)):
+    for _auto_class, _kind in _classes.items():
+        getattr(transformers, _auto_class).register(_config, _kind, exist_ok=True)

@@ -1,6 +1,7 @@
-"""The Hugging Face config of linked models: the config of each stage, and how the stages hang together.
+"""The Hugging Face configs of linked models: of the whole, that is of each stage and how they hang together, and of a
+stage that is no model but a module of a plug-in.
 
-Importing this file lets `AutoConfig` read such a config; `chainft/auto_classes.py` says when that happens. It is
+Importing this file lets `AutoConfig` read such configs; `chainft/auto_classes.py` says when that happens. It is
 imported in the middle of transformers' own start, so it may import nothing else than what stands here.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from chainft.auto_classes import LINKED
+from chainft.auto_classes import LINKED, STAGE
 
 _NOT_KEPT = ("_name_or_path", "transformers_version", "architectures", "auto_map")
 """What a stage's config has about the folder that it came from."""
@@ -48,6 +49,31 @@ class Link:
         plain = dict(self.model)
         found: PreTrainedConfig = AutoConfig.for_model(plain.pop("model_type"), **plain)
         return found
+
+
+class StageModelConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """The config of a stage that is a module of a plug-in, as transformers has one of each architecture."""
+
+    model_type = STAGE
+
+    def __init__(
+        self,
+        kind: dict[str, Any] | None = None,
+        width_in: int = 1,
+        hidden_size: int = 1,
+        vocab_size: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        importlib.import_module("chainft.stages.links")
+        self.kind = dict(kind or {})
+        """Settings of the plug-in, its `name` among them."""
+        self.width_in = width_in
+        """Width of the hidden states that come in."""
+        self.hidden_size = hidden_size
+        """Width of those that it gives out."""
+        self.vocab_size = vocab_size
+        """Of the models before it, by whose tokens it is tried."""
+        super().__init__(**kwargs)
 
 
 class LinkedConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
@@ -113,4 +139,5 @@ def _link(plain: Mapping[str, Any]) -> Link:
     return Link(**values)
 
 
-AutoConfig.register(LinkedConfig.model_type, LinkedConfig, exist_ok=True)
+for _config in (LinkedConfig, StageModelConfig):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)

@@ -27,6 +27,7 @@ from chainft.stages.inject import Entrance
 from chainft.stages.links import LINKED_CLASSES, LinkedModel
 from chainft.stages.links_config import Link, LinkedConfig, plain_config
 from chainft.stages.skeleton import fill_with_ghosts, skeleton
+from chainft.stages.stage_modules import with_modules_between
 from chainft.tasks.base import Task
 
 _EXITING = ("AutoModelForTokenClassification", "AutoModelForSequenceClassification")
@@ -95,20 +96,23 @@ def build_linked(config: RunConfig, task: Task, *, seed: int) -> LoadedModel:
     chain = config.chain
     _check_task(task, chain)
     loaded = {name: _load_stage(name, model, task, chain, seed) for name, model in stage_models(config).items()}
-    models = {name: one.model for name, one in loaded.items()}
+    torch.manual_seed(seed)
+    models = with_modules_between(chain, task, {name: one.model for name, one in loaded.items()})
     made = _linked_config(chain, task, models)
     torch.manual_seed(seed)
     model = LINKED_CLASSES[task.auto_class](made, models)
     if model.can_generate():
         model.generation_config = models[chain.order[-1]].generation_config
-    return LoadedModel(model, _new(model, loaded), _unused(loaded))
+    own = {name: LoadedModel(one, tuple(dict(one.named_parameters())), ()) for name, one in models.items()}
+    return LoadedModel(model, _new(model, own | loaded), _unused(loaded))
 
 
 def linked_skeleton(config: RunConfig, task: Task) -> LinkedModel:
     """The same without weights; see `chainft.stages.skeleton`."""
     chain = config.chain
     _check_task(task, chain)
-    models = {name: _stage_skeleton(name, model, task, chain) for name, model in stage_models(config).items()}
+    bodies = {name: _stage_skeleton(name, model, task, chain) for name, model in stage_models(config).items()}
+    models = with_modules_between(chain, task, bodies, hollow=True)
     made = _linked_config(chain, task, models)
     with torch.device("meta"):  # Connectors and mixes; all else is there already.
         model = LINKED_CLASSES[task.auto_class](made, models)
@@ -151,7 +155,7 @@ def _check_task(task: Task, chain: ChainConfig) -> None:
 
 def _load_stage(name: str, model: ModelConfig, task: Task, chain: ChainConfig, seed: int) -> LoadedModel:
     with blaming(name, chain):
-        if _has_head(name, chain):
+        if chain.has_head(name):
             return load_model(model, task, seed=seed)
         torch.manual_seed(seed)
         return load_body(model, task)
@@ -159,14 +163,10 @@ def _load_stage(name: str, model: ModelConfig, task: Task, chain: ChainConfig, s
 
 def _stage_skeleton(name: str, model: ModelConfig, task: Task, chain: ChainConfig) -> PreTrainedModel:
     with blaming(name, chain):
-        if _has_head(name, chain):
+        if chain.has_head(name):
             auto, _, architecture, _ = prepare(model, task)
             return skeleton(auto, architecture)
         return skeleton(AutoModel, *prepare_body(model, task))
-
-
-def _has_head(name: str, chain: ChainConfig) -> bool:
-    return name == chain.order[-1] or chain.stages[name].auxiliary is not None
 
 
 def _link(name: str, chain: ChainConfig, model: PreTrainedModel, widths: Mapping[str, tuple[int, int]]) -> Link:

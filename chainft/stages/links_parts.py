@@ -12,6 +12,7 @@ from chainft.config.chain import StageConfig
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.gates import Gates
 from chainft.stages.links import LinkedModel, stage_of
+from chainft.stages.links_config import StageModelConfig
 from chainft.stages.owners import live
 from chainft.stages.parts import Part
 from chainft.stages.spans import Span
@@ -30,12 +31,14 @@ def blocks_of(model: PreTrainedModel) -> Blocks:
 
 
 def linked_spans(model: LinkedModel) -> dict[str, Span]:
-    """Each stage's blocks among those of all stages; every stage has embeddings of its own, the last one the head."""
+    """Each stage's blocks among those of all stages; every model has embeddings of its own, the last stage the head."""
     block_map = blocks_of(model).map
     names = list(block_map.stacks)
     starts = {name: block_map.start_of(name) for name in names}
     return {
-        name: Span(start, start + block_map.stacks[name], embeddings=True, head=_has_head(model, name))
+        name: Span(
+            start, start + block_map.stacks[name], embeddings=_reads_tokens(model, name), head=_has_head(model, name)
+        )
         for name, start in starts.items()
     }
 
@@ -77,6 +80,10 @@ def rest_what_is_replaced(model: LinkedModel) -> None:
 
 def _place(name: str, model: LinkedModel) -> int:
     return list(model.links).index(stage_of(name))
+
+
+def _reads_tokens(model: LinkedModel, name: str) -> bool:
+    return not isinstance(model.stages[name].config, StageModelConfig)
 
 
 def _has_head(model: LinkedModel, name: str) -> bool:

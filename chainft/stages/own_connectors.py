@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from chainft.config.chain import ConnectorConfig
@@ -22,5 +23,5 @@ def make_connector(settings: Mapping[str, Any], width_in: int, width_out: int) -
     """
     config = parse(ConnectorConfig, settings, at=KEY)
     made = find("connector", config.name, key=f"{KEY}.name")(config).build(width_in, width_out)
-    shape = (2, 3, width_in)
-    return check_module(made, [shape], width_out, what=f"connector {config.name!r}", key=f"{KEY}.name")
+    tried = torch.zeros(2, 3, width_in)
+    return check_module(made, [(tried,)], width_out, what=f"connector {config.name!r}", key=f"{KEY}.name")

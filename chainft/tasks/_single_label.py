@@ -71,7 +71,7 @@ class SingleLabel(Labeller):
 
     def target(self, example: Example) -> np.ndarray:
         """(1,) id of the label; -100, which the loss leaves out, for one that a trained model does not have."""
-        names, label = self.labels.names, self.gold(example)
+        names, (label,) = self.labels.names, self.labels_of(example)
         return np.array([names.index(label) if label in names else IGNORED], dtype=np.int32)
 
     def stratum(self, example: Example) -> str | None:

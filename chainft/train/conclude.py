@@ -53,7 +53,7 @@ def conclude(config: RunConfig, prepared: Prepared, fit: Fit, *, folder: RunFold
         path = folder.predictions / "test.jsonl" if world.is_main else None
         found = score_and_write(engine("test"), prepared, "test", path=path, worst=worst["test"])
         scores["test"] = scores_to_json(found)
-    results = _results(config, fit, best, scores) | {"run": folder.path.name, "tuned": tuned}
+    results = _results(prepared.task, fit, best, scores) | {"run": folder.path.name, "tuned": tuned}
     if fit.learner.division is not None:
         fit.learner.division.dissolve()
     if not world.is_main:
@@ -135,13 +135,14 @@ def _chosen(task: Task) -> dict[str, Any]:
     return own | {f"{name}.{key}": value for name, one in task.tasks.items() for key, value in _chosen(one).items()}
 
 
-def _results(config: RunConfig, fit: Fit, best: Checkpoint | None, scores: Mapping[str, Any]) -> dict[str, Any]:
+def _results(task: Task, fit: Fit, best: Checkpoint | None, scores: Mapping[str, Any]) -> dict[str, Any]:
     step = best.step if best else fit.state.step
     test = scores["test"] and {"before": fit.state.before, "after": scores["test"]}
     return {
         "format": 1,
-        "task": config.task.name,
+        "task": task.config.name,
         "main_metric": fit.metric,
+        "task_metrics": [] if task.has_own_data else [f"{name}/{one.main_metric}" for name, one in task.tasks.items()],
         "best": {"step": step, "epoch": fit.learner.course.epoch_at(step), "value": fit.state.best_value},
         "steps": fit.state.step,
         "epochs": fit.learner.course.epoch_at(fit.state.step),

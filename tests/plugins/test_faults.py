@@ -10,6 +10,7 @@ import pytest
 from chainft import registry
 from chainft.cli.completion import candidates
 from chainft.cli.main import main
+from chainft.config.compose import compose
 from chainft.errors import ConfigError, SecurityError
 from tests.plugins.conftest import Install, write_metadata
 
@@ -86,6 +87,18 @@ def test_a_broken_task_names_package_entry_point_and_cause(install: Install, mod
     assert cause in text
     assert "package 'bad-package' 1.0" in text
     assert "chainft.tasks: bad = bad_tasks:Bad" in text
+
+
+def test_a_broken_stage_names_package_entry_point_and_cause(install: Install) -> None:
+    module = "from chainft.stage_kinds.base import Stage\nclass Bad(Stage):\n    config_class = dict\n"
+    install("bad-package", "[chainft.stages]\nbad = bad_stage:Bad\n", {"bad_stage.py": module})
+    with pytest.raises(ConfigError) as caught:
+        compose(["task=ner", "chain=recurrent", "chain.stages.top.kind.name=bad"])
+    text = caught.value.render()
+    assert "stage 'bad' of package 'bad-package' 1.0 cannot be loaded" in text
+    assert "class Bad lacks the method build" in text
+    assert "config_class dict does not extend chainft.config.chain.StageKindConfig" in text
+    assert "chainft.stages: bad = bad_stage:Bad" in text
 
 
 def test_missing_methods_and_attributes_are_told_by_name(install: Install) -> None:

@@ -87,6 +87,7 @@ def test_it_says_what_to_type_next(
         (["source", "starter_ner"], "there is a config data/starter_ner.yaml"),
         (["metric", "entities"], "exists already"),
         (["head", "mlp"], "exists already"),
+        (["stage", "recurrent"], "exists already"),
         (["task", "My-Task"], "did you mean 'my_task'?"),
         (["task", "../evil"], "did you mean 'evil'?"),
         (["task", "class"], "is not a name"),
@@ -96,8 +97,8 @@ def test_it_says_what_to_type_next(
         (["task", LONGEST + "x"], f"has {MAX_NAME + 1} letters"),
         (["taks", "own"], "did you mean 'task'?"),
         (
-            ["stage", "own"],
-            "there is no kind 'stage' of plug-in; there are: task, source, metric, head, connector, augmentation",
+            ["optimizer", "own"],
+            "there is no kind 'optimizer' of plug-in; there are: task, source, metric, head, connector, stage, augmentation",
         ),
         (["task"], "one name is needed, 0 are given"),
         (["task", "a", "b"], "one name is needed, 2 are given"),

@@ -32,17 +32,18 @@ def sample(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def words(encoder: Path) -> list[str]:
-    return ["train", "experiment=stars_by_angle", f"model={encoder}", "run=run", "optimizer.lr=1e-2"]
+    return ["train", "experiment=stars_by_angle", f"model={encoder}", "run=run", "optimizer.lr=3e-3"]
 
 
 def test_it_trains_evaluates_and_predicts_by_its_own_yaml(
     sample: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words(tiny_encoder)) == 0
+    assert main([*words(tiny_encoder), "train.max_steps=30"]) == 0
     results = json.loads(Path("run", "all_results.json").read_text(encoding="utf-8"))
     after = results["test"]["after"]["values"]["stars_error"]
     assert results["main_metric"] == "stars_error" and after < results["test"]["before"]["values"]["stars_error"]
     assert results["baselines"]["mean"]["stars_error"] == pytest.approx(2 / 3)
+    assert all(record["loss"] > 0 and record["grad_norm"] > 0 for record in records("train"))
     lowest = min(record["values"]["stars_error"] for record in evaluations())
     assert results["best"]["value"] == lowest
     capsys.readouterr()
@@ -58,15 +59,33 @@ def test_it_trains_evaluates_and_predicts_by_its_own_yaml(
 
 
 def evaluations() -> list[dict[str, Any]]:
+    return [record for record in records("evaluation") if record["split"] == "validation"]
+
+
+def records(kind: str) -> list[dict[str, Any]]:
     lines = Path("run", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    return [record for record in records if record["kind"] == "evaluation" and record["split"] == "validation"]
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
 def test_the_head_of_the_package_is_on_the_model_that_is_read_again(sample: Path, tiny_encoder: Path) -> None:
     assert main([*words(tiny_encoder), "train.max_steps=1"]) == 0
     layer: Any = load_run(Path("run")).model.classifier
     assert type(layer).__name__ == "CosineLayer" and layer.directions.shape == (3, 32)
+
+
+def test_the_stage_of_the_package_is_trained_saved_and_read_again(
+    sample: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = [word for word in words(tiny_encoder) if not word.startswith("experiment=")]
+    chain = ["task=stars", "chain=recurrent", "chain.stages.top.kind.name=smooth", "chain.stages.top.kind.share=0.25"]
+    assert main([*plain, *chain, "train.max_steps=2"]) == 0
+    stage: Any = load_run(Path("run")).model.stages["top"]
+    shares = stage.body.blocks[0].module.shares
+    assert shares.shape == (32,) and 0 < abs(shares - 0.25).max() < 0.1
+    capsys.readouterr()
+    assert main(["predict", "run", "great day"]) == 0
+    assert json.loads(capsys.readouterr().out)["stars"] >= 1
+    assert main(["evaluate", "run"]) == 0
 
 
 def test_its_values_are_listed_and_its_settings_explained(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +146,7 @@ def test_the_real_command_uses_it(chainft: Chainft, tiny_encoder: Path, tmp_path
     assert chainft("evaluate", "run", env=env).returncode == 0
     assert "stars" in json.loads(chainft("predict", "run", "great day", env=env).stdout)
     doctor = chainft("doctor", env=env).stdout
-    for line in ("task stars", "source survey", "metric stars_error", "head cosine"):
+    for line in ("task stars", "source survey", "metric stars_error", "head cosine", "stage smooth"):
         assert f"{line} (chainft-stars 0.3.0): loads" in doctor
     missing = chainft("predict", "run", "great day")
     assert missing.returncode == 2 and "task 'stars' does not exist" in missing.stderr

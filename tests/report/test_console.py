@@ -232,3 +232,22 @@ def test_the_best_baseline_is_told_and_whether_it_is_beaten(ner_sample, reached,
     text = words(shown(target))
     assert f"  {said} the best simple baseline: lexicon, {reached}" in shown(target)
     assert "Compared with simple baselines (test)" in text
+
+
+def test_of_tasks_learned_together_each_is_held_against_its_own_best_baseline(ner_sample):
+    results = ner_sample.files["all_results.json"]
+    results |= {"main_metric": "mean_score", "task_metrics": ["names/entity_f1", "mood/f1_macro"]}
+    results["test"]["after"]["values"] = {"mean_score": 0.7, "names/entity_f1": 0.9, "mood/f1_macro": 0.5}
+    results["baselines"] = {
+        "majority": {"mood/f1_macro": 0.6},
+        "lexicon": {"names/entity_f1": 0.8},
+        "nothing": {"names/entity_f1": 0.0},
+        "each best": {"mean_score": 0.7, "names/entity_f1": 0.8, "mood/f1_macro": 0.6},
+    }
+    target = console()
+    print_results(results, console=target)
+    assert [line for line in shown(target).splitlines() if "simple baseline:" in line] == [
+        "  NOT better than the best simple baseline: each best, 0.7000",
+        "  names/entity_f1 0.9000: better than the best simple baseline: lexicon, 0.8000",
+        "  mood/f1_macro 0.5000: NOT better than the best simple baseline: majority, 0.6000",
+    ]

@@ -286,3 +286,4 @@ def test_baselines_stand_beside_the_trained_model(ner_sample):
     ner_sample.files["all_results.json"]["baselines"] = {"lexicon": {"entity_f1": 0.1234}}
     outline = Outline(page_of(ner_sample))
     assert "Compared with simple baselines (test)" in outline.text and "0.1234" in outline.text
+    assert "better than the best simple baseline: lexicon, 0.1234" in outline.text

@@ -1,4 +1,7 @@
-"""The module of the head, apart because it needs torch when it is imported. D width, C classes."""
+"""The modules of head and stage, apart because they need torch when they are imported.
+
+B batch, L tokens, D width, C classes.
+"""
 
 from __future__ import annotations
 
@@ -17,3 +20,15 @@ class CosineLayer(nn.Module):
         """(..., D) to (..., C)."""
         cosine = functional.normalize(hidden, dim=-1) @ functional.normalize(self.directions, dim=-1).T
         return self.scale * cosine
+
+
+class Smoothing(nn.Module):
+    def __init__(self, width: int, *, share: float) -> None:
+        super().__init__()
+        self.shares = nn.Parameter(torch.full((width,), share))
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D) and (B, L) to (B, L, D): each moved to the mean of the text's tokens by its share."""
+        real = mask.unsqueeze(-1).to(hidden.dtype)
+        mean = (hidden * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+        return hidden + self.shares * (mean - hidden)

@@ -129,5 +129,5 @@ def _measure(chain: Chain, task: Task, config: RunConfig, blocks: Blocks | None,
         blocks=blocks,
         size=size,
         mixed=mixed,
-        defers=not config.launch.divides,
+        defers=not config.launch.divides and config.train.mixed_precision != "fp16",
     )

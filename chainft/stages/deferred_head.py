@@ -74,6 +74,8 @@ def find_deferred_head(model: PreTrainedModel, task: Task, batch: Batch) -> Defe
     is_capped = getattr(model.config.get_text_config(), "final_logit_softcapping", None) is not None
     if type(layer) is not nn.Linear or "forward" in vars(layer) or is_capped:
         return None
+    if layer.weight.dtype == torch.float16:
+        return None  # Its gradients are scaled before they are computed, those of the loss are not.
     head = DeferredHead(model, layer)
     return head if _model_allows(model, head) and _loss_allows(task, batch, layer.out_features) else None
 

@@ -306,7 +306,9 @@ class Session:
         """How batches go through the model in training; for evaluations it keeps what it found."""
         model, task, store = prepared.loaded.model, prepared.task, prepared.stores["train"]
         packing = find_packing(model, self.config, prepared.chain)
-        if not self.config.launch.divides and len(store) > 1:
+        # fp16 needs its gradients scaled before they are computed, and the loss computes them unscaled.
+        is_scaled = self.config.train.mixed_precision == "fp16"
+        if not (self.config.launch.divides or is_scaled) and len(store) > 1:
             self.deferred = find_deferred_head(model, task, probe_batch(task, store))
         if packing is None:
             return Forward(model, task, deferred=self.deferred)

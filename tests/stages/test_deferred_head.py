@@ -92,3 +92,9 @@ def test_capped_logits_are_the_models() -> None:
         patch.setattr(type(model), "forward", capped)
         assert find_deferred_head(model, Choosing(), batch_of(LABELS)) is None  # type: ignore[arg-type]
     assert "forward" not in vars(layer)
+
+
+def test_half_precision_that_is_scaled_keeps_its_logits() -> None:
+    """The gradients of fp16 are scaled before they are computed; those of bf16 need no scale."""
+    assert find_deferred_head(tiny_model("llama:causal").half(), Choosing(), batch_of(LABELS)) is None  # type: ignore[arg-type]
+    assert find_deferred_head(tiny_model("llama:causal").bfloat16(), Choosing(), batch_of(LABELS)) is not None  # type: ignore[arg-type]

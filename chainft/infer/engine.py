@@ -238,19 +238,20 @@ class Engine:
 
 
 class _Deferring:
-    """A model whose calls leave the logits to the loss; all else, such as generation, is the model's own."""
+    """A model whose calls leave the logits to the loss; all else is read off the model."""
 
     def __init__(self, model: PreTrainedModel, deferred: DeferredHead) -> None:
-        self._model: Any = model
+        self.undeferred: Any = model
+        """The model itself, for generation."""
         self._deferred = deferred
 
     def __call__(self, **arguments: Any) -> Any:
         with self._deferred.left_out():
-            output = self._model(**arguments)
+            output = self.undeferred(**arguments)
         return self._deferred.finish(output)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+        return getattr(self.undeferred, name)
 
 
 def score(

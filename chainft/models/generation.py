@@ -56,6 +56,7 @@ def generate(
     forbids stay forbidden beside theirs. `on_token` is told each new token of one row's one answer as it comes, its end
     too; beams have none before they are done.
     """
+    model = getattr(model, "undeferred", model)  # Generation needs logits, and sets what the model itself has.
     has_encoder = bool(model.config.is_encoder_decoder)
     longest = int(lengths.max())
     mask = torch.arange(longest, device=lengths.device)[None, :] < lengths[:, None]

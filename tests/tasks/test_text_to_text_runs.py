@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
+from transformers import PreTrainedModel
 
 from chainft.cli.main import main
 from chainft.config.compose import compose, load_run_config
@@ -18,6 +19,7 @@ from chainft.errors import ChainftError
 from chainft.infer.evaluate import evaluate_run
 from chainft.infer.predict import make_engine, read_examples
 from chainft.infer.trained import load_run
+from chainft.models import generation
 from chainft.stages.deferred_head import DeferredHead
 from chainft.train.session import run_training
 
@@ -86,7 +88,14 @@ def test_no_pass_for_a_loss_makes_all_logits_and_every_score_stays(
         sizes.append(output.logits.shape[-1])
         return finish(self, output)
 
+    only = generation._only
+
+    def checked(config: Any, model: Any) -> Any:
+        assert isinstance(model, PreTrainedModel)  # It hides the model's own settings, of which a stand-in has none.
+        return only(config, model)
+
     monkeypatch.setattr(DeferredHead, "finish", noted)
+    monkeypatch.setattr(generation, "_only", checked)
     words = ["optimizer=sgd", "optimizer.lr=0.05"]  # Adam makes a difference of a tiny gradient's rounding.
     found = train(kind, *words)
     width = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))["d_model"]

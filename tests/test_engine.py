@@ -11,8 +11,27 @@ import torch
 
 from chainft.errors import MemoryError_
 from chainft.infer.engine import Engine
+from chainft.tasks._text_to_text import TextToText
 
 UNUSED: Any = None
+UNTOUCHED: Any = object()
+
+
+def test_only_a_task_that_scores_as_ours_do_gets_deferred_logits() -> None:
+    """Another may do with them what it likes."""
+
+    class Ours(TextToText):
+        pass
+
+    class Other(TextToText):
+        def infer(self, model: Any, batch: Any) -> Any:
+            return model
+
+    def called(kind: Any) -> Any:
+        return Engine(UNUSED, object.__new__(kind), 8, nullcontext, deferred=UNTOUCHED)._caller()
+
+    assert called(Other) is UNUSED
+    assert called(Ours) is not UNUSED
 
 
 def full(*_: object) -> Any:

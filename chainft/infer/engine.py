@@ -23,6 +23,7 @@ from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
 from chainft.stages.deferred_head import DeferredHead
+from chainft.tasks._text_to_text import TextToText
 from chainft.tasks.base import Arrays, Prediction, Scores, Task, merge_scores
 from chainft.world import World
 
@@ -234,7 +235,10 @@ class Engine:
         return result.raw, dict(result.losses)
 
     def _caller(self) -> Any:
-        return self.model if self.deferred is None else _Deferring(self.model, self.deferred)
+        """What the task calls: of a task that scores in a way of its own always the model."""
+        if self.deferred is None or type(self.task).infer is not TextToText.infer:
+            return self.model
+        return _Deferring(self.model, self.deferred)
 
 
 class _Deferring:
@@ -251,6 +255,8 @@ class _Deferring:
         return self._deferred.finish(output)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "undeferred":  # Not there yet, as in a copy that is being made.
+            raise AttributeError(name)
         return getattr(self.undeferred, name)
 
 

@@ -19,7 +19,7 @@ from chainft.stages.links import LinkedModel
 from chainft.stages.packing import Packing, packing_of
 from chainft.tasks.base import Arrays, Task
 
-_LEAST_ROWS = 16
+LEAST_ROWS = 16
 """Trying whether a model can be run without padding takes as long as answering a few rows."""
 
 
@@ -91,7 +91,7 @@ def answering(model: PreTrainedModel, task: Task, rows: FeatureStore | Sequence[
     """How a model answers rows like these without padding, the last block for read tokens alone; None where its own forward
     pass is as quick: on other devices than a CPU, of few rows, and where the model cannot be run so."""
     is_able = model.device.type == "cpu" and task.evaluates_by_forward and not isinstance(model, LinkedModel)
-    if not is_able or len(rows) < _LEAST_ROWS:
+    if not is_able or len(rows) < LEAST_ROWS:
         return None
     packing = packing_of(model)
     if packing is None:

@@ -14,7 +14,7 @@ import torch
 from chainft.data.example import Example
 from chainft.errors import DataError
 from chainft.infer.engine import BATCHES_A_STRETCH, Engine
-from chainft.infer.forward import answering
+from chainft.infer.forward import LEAST_ROWS, answering
 from chainft.infer.precision import Precision, set_precision
 from chainft.infer.trained import Trained, load_run
 from chainft.models.device import choose_device
@@ -43,12 +43,12 @@ def predict(
     stretch = 1 if interactive else batch_size * BATCHES_A_STRETCH
     engine = make_engine(trained, batch_size=batch_size, stretch=stretch, precision=precision)
     examples = read_examples(trained.task, lines, form=form, source=source)
-    yield from predictions(engine, examples, probes=0 if interactive else batch_size)
+    yield from predictions(engine, examples, probes=0 if interactive else max(batch_size, LEAST_ROWS))
 
 
 def predictions(engine: Engine, examples: Iterator[Example], *, probes: int) -> Iterator[Prediction]:
     """The prediction of each example, in order. The first `probes` tell how the model is best run."""
-    first = list(islice(examples, probes))
+    first = list(islice(examples, probes if engine.task.evaluates_by_forward else 0))
     rows = [window for example in first for window in engine.task.encode(example)]
     engine.forward = answering(engine.model, engine.task, rows)
     for one in engine.predict(chain(first, examples)):

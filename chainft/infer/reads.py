@@ -2,7 +2,7 @@
 
 Not declared but tried on the task itself, with a few rows of the data and random hidden states: a rule holds where the
 loss stays the same with NaN in place of all other hidden states, and has no gradient there; of rows without targets,
-where what the task makes of the output stays the same. Letters: B rows,
+where what the task makes of the output stays the same, and no number of the output has a gradient there. Letters: B rows,
 L tokens, D width.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
 from chainft.data.batching import Batch, feature_lengths
 from chainft.data.store import FeatureStore
@@ -159,16 +160,27 @@ def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch, *, answers:
             alone = packing.head(hidden.masked_fill(others[..., None], math.nan), task.arguments(moved))
             if answers and _raw(task, alone, moved) != _raw(task, output, moved):
                 return False
-        if not _has_targets(moved):
-            return True
-        loss = loss_of(task, output, moved)
-        (gradient,) = torch.autograd.grad(loss, hidden)
+        has_targets = _has_targets(moved)
+        value = loss_of(task, output, moved) if has_targets else _squares(output)
+        if value is None:
+            return False
+        (gradient,) = torch.autograd.grad(value, hidden)
         with torch.no_grad():
-            same = torch.allclose(loss_of(task, alone, moved), loss, rtol=1e-6)
+            same = not has_targets or torch.allclose(loss_of(task, alone, moved), value, rtol=1e-6)
     reached: np.ndarray = gradient.ne(0).any(-1).cpu().numpy()  # (B, L)
     rows = np.flatnonzero(read.any(axis=1))
     all_rows = bool(reached[rows].any(axis=1).all())  # A row without a target would tell nothing.
     return all_rows and not reached[~read].any() and same
+
+
+def _squares(output: Any) -> torch.Tensor | None:
+    """() what every number of an output moves; None where hidden states move none."""
+    found = [one.float().square().sum() for one in tree_leaves(output) if _is_moved(one)]
+    return torch.stack(found).sum() if found else None
+
+
+def _is_moved(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 def _raw(task: Task, output: Any, batch: Batch) -> bytes:

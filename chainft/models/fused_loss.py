@@ -43,7 +43,11 @@ class DeferredLogits:
         return torch.Size([*self.hidden.shape[:-1], self.weight.shape[0]])
 
     def __getitem__(self, chosen: Tensor) -> DeferredLogits:
-        """Those of some tokens, chosen by a mask (...) or by numbers."""
+        """Those of some tokens, chosen by a mask over them or by their numbers. Raises TypeError for any other choice."""
+        dims = self.hidden.dim() - 1
+        is_choice = isinstance(chosen, Tensor) and not chosen.is_floating_point() and chosen.dim() <= dims
+        if not is_choice or (chosen.dtype == torch.bool and chosen.shape != self.hidden.shape[: chosen.dim()]):
+            raise TypeError(f"deferred logits of {tuple(self.hidden.shape[:-1])} tokens are chosen by tokens alone")
         return replace(self, hidden=self.hidden[chosen])
 
     def tensor(self) -> Tensor:
@@ -63,16 +67,23 @@ def linear_cross_entropy_sum(logits: DeferredLogits, labels: Tensor) -> Tensor:
     kept = labels != IGNORED
     chosen = logits[kept]
     size = max(1, logits.chunk // logits.weight.shape[0])
-    found: Tensor = _LinearCrossEntropy.apply(*chosen.operands(), labels[kept], size)  # type: ignore[no-untyped-call]
+    found: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        *chosen.operands(), labels[kept], size, torch.is_grad_enabled()
+    )
     return found
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """() of hidden states (N, D), weight (V, D), bias (V,) or None, and labels (N,); `size` tokens at a time."""
+    """() of hidden states (N, D), weight (V, D), bias (V,) or None, and labels (N,); `size` tokens at a time.
+
+    Gradients are made where `trains`, which autograd does not tell. They are used up by the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, size: int) -> Tensor:
-        of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, size: int, trains: bool
+    ) -> Tensor:
+        of_hidden, of_weight, of_bias = (trains and needed for needed in ctx.needs_input_grad[:3])
         total = torch.zeros((), device=hidden.device)
         for_hidden: list[Tensor] = []
         for_weight: Tensor | None = None
@@ -104,7 +115,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The loss is one number, so all gradients are those of the forward pass times its own."""
         (scale,) = gradients
-        return (*(None if one is None else one * scale.to(one.dtype) for one in ctx.saved_tensors), None, None)
+        found = (None if one is None else one.mul_(scale.to(one.dtype)) for one in ctx.saved_tensors)
+        return (*found, None, None, None)
 
 
 def _slope(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 
 from chainft.data.batching import Batch
+from chainft.models.device import is_out_of_memory
 from chainft.models.fused_loss import DeferredLogits
 from chainft.stages.gates import probe_inputs, without_cache
 from chainft.stages.links import LinkedModel
@@ -25,6 +27,10 @@ from chainft.stages.trunk import JointModel
 from chainft.tasks.base import Task
 
 _TOLERANCE = 1e-4
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Settings of models that cap their logits, which a model without weights does not show."""
+_WORDS = 97
+"""Words of the made-up logits on which the loss is tried."""
 _ADDED = "final_logits_bias"
 """Buffer (1, V) that BART and its kin add to the logits."""
 
@@ -40,14 +46,17 @@ class DeferredHead:
     @contextmanager
     def left_out(self) -> Iterator[None]:
         """Within the context the layer gives what it is given."""
-        layer: Any = self.layer
-        layer.forward = _unchanged
+        own = vars(self.layer)
+        before = own.get("forward")
+        own["forward"] = _unchanged
         if self._added is not None:
             self.model._buffers[_ADDED] = self._added.new_zeros(1, 1)
         try:
             yield
         finally:
-            del layer.forward
+            del own["forward"]
+            if before is not None:
+                own["forward"] = before
             if self._added is not None:
                 self.model._buffers[_ADDED] = self._added
 
@@ -71,13 +80,14 @@ def find_deferred_head(model: PreTrainedModel, task: Task, batch: Batch) -> Defe
     if isinstance(model, JointModel | LinkedModel):
         return None
     layer = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    is_capped = getattr(model.config.get_text_config(), "final_logit_softcapping", None) is not None
+    config = model.config.get_text_config()
+    is_capped = any(getattr(config, name, None) is not None for name in _CAPS)
     if type(layer) is not nn.Linear or "forward" in vars(layer) or is_capped:
         return None
     if layer.weight.dtype == torch.float16:
         return None  # Its gradients are scaled before they are computed, those of the loss are not.
     head = DeferredHead(model, layer)
-    return head if _model_allows(model, head) and _loss_allows(task, batch, layer.out_features) else None
+    return head if _model_allows(model, head) and _loss_allows(task, batch) else None
 
 
 def _unchanged(hidden: Tensor) -> Tensor:
@@ -91,24 +101,26 @@ def _model_allows(model: PreTrainedModel, head: DeferredHead) -> bool:
         try:
             with head.left_out():
                 found = head.finish(model(**inputs)).logits.tensor()
-        except RuntimeError:
-            return False  # Something of the size of the logits is added to them.
+        except (RuntimeError, IndexError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
+            return False  # Something of the size of the logits is added to them, or some of them are changed.
     same: bool = expected.shape == found.shape and torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE)
     return same
 
 
-def _loss_allows(task: Task, batch: Batch, num_words: int) -> bool:
-    """Whether the loss is the same with deferred logits, made up for as many tokens as the labels have."""
-    generator = torch.Generator().manual_seed(0)
+def _loss_allows(task: Task, batch: Batch) -> bool:
+    """Whether the loss is the same with deferred logits, made up for as many tokens as the labels have and few words."""
     labels = batch.targets.get("labels")
     if labels is None or labels.dim() != 2:
         return False
-    deferred = DeferredLogits(
-        torch.randn(*labels.shape, 2, generator=generator), torch.randn(num_words, 2, generator=generator)
-    )
-    expected = task.loss(SimpleNamespace(logits=deferred.tensor()), batch)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(*size, 2, generator=generator) for size in (labels.shape, (_WORDS,)))
+    deferred = DeferredLogits(hidden, weight)
+    small = replace(batch, targets={**batch.targets, "labels": torch.where(labels < 0, labels, labels % _WORDS)})
     try:
-        found = task.loss(SimpleNamespace(logits=deferred), batch)
-    except (TypeError, AttributeError):
-        return False  # The loss does something else with logits than to choose some of them.
+        expected = task.loss(CausalLMOutput(logits=deferred.tensor()), small)
+        found = task.loss(CausalLMOutput(logits=deferred), small)  # type: ignore[arg-type]
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError):
+        return False  # The loss does something else than to choose some of the logits.
     return torch.allclose(found, expected, rtol=_TOLERANCE)

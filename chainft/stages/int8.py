@@ -62,7 +62,8 @@ class LatestInput:
         self._kept: tuple[weakref.ref[Tensor], Quantised] | None = None
 
     def quantised(self, inputs: Tensor) -> Quantised:
-        """Of `inputs` (..., K). Between layers that share it, it must not change in place: autograd forbids it too."""
+        """Of `inputs` (..., K), which must not change in place between the layers that read it: training would not
+        allow that, since each layer needs what it read for its gradient."""
         kept = self._kept
         if kept is not None and kept[0]() is inputs:
             return kept[1]

@@ -38,6 +38,10 @@ class Gain:
     """Seconds in float32 by seconds in 8 bits."""
 
 
+Made = dict[tuple[int, int], Int8Linear]
+"""8-bit layers by the ids of weight and bias of what they stand for."""
+
+
 def to_int8(model: PreTrainedModel) -> Gain:
     """Make the linear layers of the blocks 8-bit ones, in place; for prediction alone.
 
@@ -47,7 +51,7 @@ def to_int8(model: PreTrainedModel) -> Gain:
     _check(model, layers)
     largest = max(layers.values(), key=lambda layer: layer.weight.numel())
     latest = LatestInput()
-    made: dict[int, Int8Linear] = {}
+    made: Made = {}
     speedup = _speedup(largest, _made(largest, LatestInput(), {}))
     for path, layer in layers.items():
         model.set_submodule(path, _made(layer, latest, made))
@@ -116,9 +120,9 @@ def _is_exact() -> bool:
     return torch.equal(torch._int_mm(values * signs, values.t()).long(), expected)
 
 
-def _made(layer: nn.Linear | Conv1D, latest: LatestInput, made: dict[int, Int8Linear]) -> Int8Linear:
+def _made(layer: nn.Linear | Conv1D, latest: LatestInput, made: Made) -> Int8Linear:
     """The 8-bit layer of a layer; the same for layers that share their weight and their bias."""
-    key = hash((id(layer.weight), id(layer.bias)))
+    key = id(layer.weight), id(layer.bias)
     if key not in made:
         weight = layer.weight.detach()
         bias = None if layer.bias is None else layer.bias.detach()

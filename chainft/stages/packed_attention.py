@@ -84,7 +84,7 @@ def attend_within_rows(
         key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for one in (key, value))
     heads, width = query.shape[1], query.shape[3]
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
-    if row_attention.suits(query, layout, dropout):
+    if row_attention.suits((query, key, value), layout, dropout):
         return _written_out(layout, query, key, value, causal=causal, **options), None
     narrow = narrowed()
     if narrow is not None:

@@ -60,11 +60,14 @@ class _Rows:
     """(n * H or 1, 1 or r, l) what is added to the scores: minus infinity for what is not seen; None: all is seen."""
 
 
-def suits(query: Tensor, layout: Layout, dropout: float) -> bool:
-    """Whether queries (1, H, R, W) of rows are best served here."""
-    if query.device.type != "cpu" or query.dtype != torch.float32:
+def suits(parts: Sequence[Tensor], layout: Layout, dropout: float) -> bool:
+    """Whether queries (1, H, R, W), keys and values (1, H, T, W) of rows are best served here: in float32 throughout,
+    since the backward pass does not run under autocast."""
+    if any(one.device.type != "cpu" or one.dtype != torch.float32 for one in parts):
         return False
-    return is_quick(query, dropout) if dropout else int(layout.lengths.max()) <= LONGEST
+    if torch.is_autocast_enabled("cpu"):
+        return False
+    return is_quick(parts[0], dropout) if dropout else int(layout.lengths.max()) <= LONGEST
 
 
 def attend(

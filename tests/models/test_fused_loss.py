@@ -72,6 +72,31 @@ def test_no_more_logits_than_a_chunk_are_ever_there(monkeypatch: pytest.MonkeyPa
     assert sum(sizes) == 15 * 11 and max(sizes) == 3 * 11
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_scoring_makes_no_gradients(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    *tensors, labels = parts(8, 11, bias=True)
+    monkeypatch.setattr(fused_loss, "_slope", None)
+    with mode():
+        found = linear_cross_entropy_sum(DeferredLogits(*tensors), labels)
+        expected = functional.cross_entropy(functional.linear(*tensors), labels, reduction="sum")
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_gradients_are_used_up() -> None:
+    """A second backward pass would get gradients that were scaled twice: it is refused."""
+    *tensors, labels = parts(8, 11, bias=False)
+    loss = 2 * linear_cross_entropy_sum(DeferredLogits(*tensors), labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("chosen", [slice(None), (..., slice(2)), torch.ones(3, 2, dtype=torch.bool), torch.rand(3)])
+def test_only_tokens_are_chosen(chosen: Any) -> None:
+    with pytest.raises(TypeError, match="chosen by tokens alone"):
+        DeferredLogits(torch.randn(3, 4, 5), torch.randn(7, 5))[chosen]
+
+
 def test_weights_in_bf16_collect_their_gradient_in_float32() -> None:
     *tensors, labels = parts(200, 7, bias=True, dtype=torch.bfloat16)
     exact = [None if one is None else one.detach().float().requires_grad_() for one in tensors]

@@ -79,6 +79,37 @@ def test_a_loss_that_wants_all_logits_gets_them() -> None:
     assert find_deferred_head(model, Whole(), batch_of(LABELS)) is None  # type: ignore[arg-type]
 
 
+LOSSES: dict[str, Any] = {
+    "by number": lambda output: output[0].square().mean(),
+    "by name": lambda output: output["logits"].square().mean(),
+    "hidden states": lambda output: output.hidden_states[-1].mean(),
+    "some words": lambda output: output.logits[LABELS != -100][:, torch.tensor([4, 90])].mean(),
+    "a slice": lambda output: output.logits[..., :5].mean(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_others_keep_their_logits(name: str) -> None:
+    class Other:
+        def loss(self, output: Any, batch: Batch) -> torch.Tensor:
+            found: torch.Tensor = LOSSES[name](output)
+            return found
+
+    assert find_deferred_head(tiny_model("llama:causal"), Other(), batch_of(LABELS)) is None  # type: ignore[arg-type]
+
+
+def test_contexts_may_be_nested() -> None:
+    model = tiny_model("llama:causal")
+    head = find_deferred_head(model, Choosing(), batch_of(LABELS))  # type: ignore[arg-type]
+    assert head is not None
+    hidden = torch.randn(2, head.layer.in_features)
+    with head.left_out():
+        with head.left_out():
+            pass
+        assert head.layer(hidden) is hidden
+    assert head.layer(hidden).shape[-1] == head.layer.out_features
+
+
 def test_capped_logits_are_the_models() -> None:
     model = tiny_model("llama:causal")
     layer = model.get_output_embeddings()

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from chainft.stages import row_attention
 from chainft.stages.packed_layout import Layout
+from chainft.stages.packing import packing_of
 from chainft.stages.row_attention import attend, suits
+from tests.stages.architectures import tiny_model
 
 HEADS, WIDTH = 3, 4
 
@@ -119,8 +121,28 @@ def test_what_a_group_pads_with_is_never_seen() -> None:
 
 
 def test_other_types_and_long_rows_without_dropout_are_left_to_torch() -> None:
-    query = torch.randn(1, HEADS, 4, WIDTH)
+    parts = [torch.randn(1, HEADS, 4, WIDTH)] * 3
     short, long = layout_of([4]), layout_of([row_attention.LONGEST + 1])
-    assert suits(query, short, 0.0) and suits(query, long, 0.1)
-    assert not suits(query, long, 0.0) and not suits(query.bfloat16(), short, 0.0)
-    assert not suits(query, short, 1.0)
+    assert suits(parts, short, 0.0) and suits(parts, long, 0.1)
+    assert not suits(parts, long, 0.0) and not suits(parts, short, 1.0)
+    assert not suits([*parts[:2], parts[2].bfloat16()], short, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not suits(parts, short, 0.0)
+
+
+@pytest.mark.parametrize("case", ["qwen3:causal", "stablelm:causal", "gemma3_text:causal", "bert:tokens"])
+def test_models_that_mix_types_under_autocast_train_without_padding(case: str) -> None:
+    """Norms of queries and keys give float32 beside values in bf16."""
+    model = tiny_model(case)
+    packing = packing_of(model)
+    if packing is None:
+        pytest.skip(f"{case} runs padded")
+    lengths = np.array([7, 4, 6])
+    mask = torch.from_numpy((np.arange(7)[None] < lengths[:, None]).astype(np.int64))
+    inputs = {"input_ids": torch.randint(5, 20, (3, 7)) * mask, "attention_mask": mask}
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = packing.run(inputs, lengths).logits
+        expected = model(**inputs).logits
+    logits.float().square().sum().backward()
+    assert torch.allclose(logits[mask.bool()].float(), expected[mask.bool()].float(), atol=0.05)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

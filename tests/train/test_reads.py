@@ -18,8 +18,9 @@ from chainft.config.saved import compose_resumed
 from chainft.data.batching import Batch
 from chainft.errors import ChainftError
 from chainft.infer.predict import make_engine, predictions, read_examples
+from chainft.infer.reads import find_reads
 from chainft.infer.trained import load_run
-from chainft.stages.packing import Packing
+from chainft.stages.packing import Packing, packing_of
 from chainft.train.learner import Learner
 from chainft.train.session import run_training
 
@@ -231,6 +232,24 @@ def test_predictions_of_texts_without_labels_read_the_same_tokens(
     assert [one["label"] for one in found] == [one["label"] for one in plain]
     for one, other in zip(found, plain, strict=True):
         assert one["scores"] == pytest.approx(other["scores"], abs=2e-4)
+
+
+def test_an_answer_without_scores_does_not_hide_what_is_read(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of NaN is the first: a head that mostly answers the first label would seem to read nothing else."""
+    train("train.max_steps=1")
+    trained = load_run(tmp_path / "run")
+    pooler = "transformers.models.bert.modeling_bert.BertPooler.forward"
+    monkeypatch.setattr(pooler, lambda self, states: self.activation(self.dense(states.mean(dim=1))))
+    with torch.no_grad():
+        trained.model.classifier.bias.copy_(torch.tensor([9.0, 0.0]))
+    monkeypatch.setattr(type(trained.task), "raw", lambda self, output, batch: output.logits.argmax(-1).tolist())
+    packing = packing_of(trained.model)
+    assert packing is not None
+    examples = read_examples(trained.task, [f"{word} and anna" for word in WORDS * 3], form="lines", source="texts")
+    rows = [window for example in examples for window in trained.task.encode(example)]
+    assert find_reads(packing, trained.task, rows, answers=True) is None
 
 
 def test_predicted_tags_read_all_tokens_and_few_texts_run_as_they_are(

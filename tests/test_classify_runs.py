@@ -51,7 +51,7 @@ def test_numbers_of_pairs_are_learned_saved_and_given_in_their_unit(
         f"data.{split}={write(tmp_path / f'{split}.csv', ('text', 'text_pair', 'rating'), rows)}"
         for split in ("train", "validation", "test")
     ]
-    succeed(chainft("train", *fast, "task.regression=true", *files))
+    succeed(chainft("train", *fast, "train.num_train_epochs=16", "task.regression=true", *files))
     found = results(tmp_path)
     after = found["test"]["after"]["values"]
     assert after["pearson"] > 0.8 > found["test"]["before"]["values"]["pearson"]

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, BertForTokenClassification, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from chainft.config.rules import parse_run
 from chainft.config.run import RunConfig
 from chainft.errors import ConfigError
 from chainft.stages.chain import Chain, build_chain
+from chainft.stages.dropout import QuickDropout
 from chainft.stages.sharing import retie, untied_state
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 0, 0]])
@@ -274,7 +276,9 @@ def test_dropout_of_a_stage_reaches_modules_and_attention() -> None:
 
 def test_recomputed_activations_change_no_gradient() -> None:
     plain, model = bert().train(), bert().train()
+    chained(plain, **two({}, {}))
     chained(model, **two({"gradient_checkpointing": True}, {})).set_recomputation()
+    assert {type(one) for one in model.modules() if isinstance(one, nn.Dropout)} == {QuickDropout}
     assert [layer.gradient_checkpointing for layer in model.bert.encoder.layer] == [True, True, False, False]
     for one in (plain, model):
         torch.manual_seed(3)

@@ -158,7 +158,7 @@ def trained(words: Sequence[str], run: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_training_learns_to_answer_and_when_not_to(tiny_encoder: Path, files: list[str], tmp_path: Path) -> None:
     """By the whole training in this process: loss falls, the threshold is tuned and kept, baselines are beaten."""
-    words = [*files, f"model={tiny_encoder}", "optimizer.lr=0.003", "train.num_train_epochs=16"]
+    words = [*files, f"model={tiny_encoder}", "optimizer.lr=0.003", "train.num_train_epochs=24"]
     results = trained(words, tmp_path / "run")
     before, after = (results["test"][when]["values"] for when in ("before", "after"))
     assert after["answer_f1"] > 0.8 > before["answer_f1"] + 0.3

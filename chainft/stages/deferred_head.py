@@ -23,10 +23,12 @@ from chainft.models.fused_loss import DeferredLogits
 from chainft.stages.gates import probe_inputs, without_cache
 from chainft.stages.links import LinkedModel
 from chainft.stages.modes import evaluating
+from chainft.stages.rounding import alike
 from chainft.stages.trunk import JointModel
 from chainft.tasks.base import Task
 
 _TOLERANCE = 1e-4
+"""Of the loss."""
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Settings of models that cap their logits, which a model without weights does not show."""
 _WORDS = 97
@@ -105,8 +107,7 @@ def _model_allows(model: PreTrainedModel, head: DeferredHead) -> bool:
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
             return False  # Something of the size of the logits is added to them, or some of them are changed.
-    same: bool = expected.shape == found.shape and torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE)
-    return same
+    return expected.shape == found.shape and alike(found, expected)
 
 
 def _loss_allows(task: Task, batch: Batch) -> bool:

@@ -1,4 +1,4 @@
-"""Dropout on a CPU at a third of the time: four random numbers of 16 bits out of each draw of 64.
+"""Dropout on a CPU in less than half the time (`scripts/bench_rows.py`): four random numbers of 16 bits out of each draw of 64.
 
 torch draws a number for each entry, one after the other, which costs more there than reading the entries. An entry
 is zeroed with probability round(65536 p) / 65536, and those that stay are divided by the exact probability of staying, so

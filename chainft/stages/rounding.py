@@ -1,4 +1,4 @@
-"""Whether hidden states are the same but for rounding."""
+"""Whether hidden states, or logits, are the same but for rounding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TOLERANCE = 1e-4
 
 
 def alike(found: Tensor, expected: Tensor) -> bool:
-    """Of hidden states (..., D), token by token; never with NaN in them.
+    """Of hidden states or logits (..., D), token by token; never with NaN in them.
 
     Not entry by entry: some models have entries of thousands beside others of hundredths, which the rounding of the
     former moves (Sun et al. 2024, massive activations).

@@ -58,6 +58,10 @@ class Settings:
     save_total_limit: int = 1
     logging_steps: int = 50
     use_cpu: bool = False
+    bf16: bool = False
+    """Forward pass under autocast to bfloat16."""
+    torch_compile: bool = False
+    """The model compiled, as `TrainingArguments.torch_compile` does it."""
     best: bool = False
     """With the fastest settings that the Trainer offers: batches of texts of like length, fused AdamW."""
 
@@ -175,6 +179,8 @@ def _arguments(settings: Settings, folder: str, *, validates: bool) -> Any:
         report_to=[],
         seed=settings.seed,
         use_cpu=settings.use_cpu,
+        bf16=settings.bf16,
+        torch_compile=settings.torch_compile,
         disable_tqdm=True,
         **validation,
         **best,

@@ -156,6 +156,33 @@ def fp16_needs_an_accelerator(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+def hidden_states_are_rounded_with_bf16(config: RunConfig) -> Iterator[Problem]:
+    train = config.train
+    if train.hidden_dtype != "float32" and train.mixed_precision != "bf16":
+        because = f"train.mixed_precision = {train.mixed_precision!r}"
+        yield no_effect("train.hidden_dtype", train.hidden_dtype, because, "set train.mixed_precision=bf16")
+        return
+    if train.hidden_dtype != "float32":
+        if config.launch.divides or config.chain.is_linked:
+            what = "linked models" if config.chain.is_linked else "a model that is divided"
+            yield Problem(
+                "contradiction",
+                f"train.hidden_dtype = {train.hidden_dtype!r} does not go with {what}: stages hand on hidden states in "
+                "float32",
+                key="train.hidden_dtype",
+                help="leave it away",
+            )
+        for name, stage in config.chain.stages.items():
+            if stage.dtype is not None:
+                yield Problem(
+                    "contradiction",
+                    f"chain.stages.{name}.dtype = {stage.dtype!r} and train.hidden_dtype = {train.hidden_dtype!r} both "
+                    "say in which type hidden states are",
+                    key="train.hidden_dtype",
+                    help="leave one of them away",
+                )
+
+
 # Evaluation -----------------------------------------------------------------------------------------
 
 
@@ -295,6 +322,7 @@ RULES: tuple[Rule, ...] = (
     warmup_ends_before_training,
     micro_batch_fits,
     fp16_needs_an_accelerator,
+    hidden_states_are_rounded_with_bf16,
     early_stopping_has_what_it_needs,
     metric_settings_have_a_metric,
     saving_at_evaluations_has_evaluations,

@@ -157,12 +157,18 @@ class TrainConfig:
     """Most tokens, padding included, in one forward pass; changes speed and memory, not the result."""
     padding_free: Literal["auto"] | bool = "auto"
     """Run the texts of a batch end to end instead of padded to the longest, and the last block for those tokens alone
-    whose output is read; the result is the same up to rounding and the draws of dropout. auto: on the CPU, where the
-    model's attention allows it."""
+    whose output is read; the result is the same up to rounding and the draws of dropout. auto: on the CPU, and on a GPU
+    in 16 bits, where the model's attention allows it."""
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient to this norm; null: do not clip."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Arithmetic of the forward pass: float32, or automatic bfloat16 or float16."""
+    hidden_dtype: Literal["float32", "bfloat16"] = "float32"
+    """With mixed_precision=bf16: the type of hidden states between layers. bfloat16 halves what is read and written, and
+    rounds each layer's output; weights, norms inside, loss and optimizer stay in float32."""
+    compile: Literal["auto"] | bool = "auto"
+    """Compile the model's blocks (torch.compile): fewer and larger kernels. auto: on a GPU, where the training is long
+    enough to win back the minute that it takes."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto: the accelerator if there is one."""
     gradient_checkpointing: bool = False

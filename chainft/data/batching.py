@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chainft.models.device import to_device
+
 if TYPE_CHECKING:
     from chainft.tasks.base import Arrays, Column, Task
 
@@ -44,8 +46,8 @@ class Batch:
             return self
         return replace(
             self,
-            inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
-            targets={name: tensor.to(device, non_blocking=True) for name, tensor in self.targets.items()},
+            inputs={name: to_device(tensor, device) for name, tensor in self.inputs.items()},
+            targets={name: to_device(tensor, device) for name, tensor in self.targets.items()},
             shares={name: share.to(device) for name, share in self.shares.items()},
         )
 
@@ -65,7 +67,7 @@ class Share:
 
     def to(self, device: torch.device) -> Share:
         """The same on `device`."""
-        return replace(self, rows=self.rows.to(device), batch=self.batch.to(device))
+        return replace(self, rows=to_device(self.rows, device), batch=self.batch.to(device))
 
 
 def collate(rows: Sequence[Arrays], task: Task, features: Sequence[int]) -> Batch:

@@ -28,7 +28,9 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     warmup = f", warm-up {plural(plan['warmup_steps'], 'step')}" if plan.get("warmup_steps") else ""
     yield "optimizer", f"{plan['optimizer']}, learning rate {short(plan['lr'])}, {plan['scheduler']}{warmup}"
     precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(plan["mixed_precision"], "")
-    yield "machine", f"{plan['device']}, {precision or plan['mixed_precision']}, seed {plan['seed']}"
+    hidden = ", hidden states too" if plan.get("hidden_dtype") == "bfloat16" else ""
+    compiled = ", blocks compiled" if plan.get("compiled") else ""
+    yield "machine", f"{plan['device']}, {precision or plan['mixed_precision']}{hidden}{compiled}, seed {plan['seed']}"
     if processes := plan.get("processes"):
         yield "processes", _processes_line(processes)
     if plan.get("estimated_time_s"):

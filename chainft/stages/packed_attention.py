@@ -16,12 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
-from chainft.stages import row_attention
+from chainft.stages import flash_rows, row_attention
 from chainft.stages.last_block import narrowed
 from chainft.stages.packed_layout import Group, Layout
 
 NAME = "chainft_rows"
 """Name of the attention in transformers' table."""
+
+KERNEL = "kernel"
+"""In `Layout.made`: whether attention ran by a GPU's kernel."""
 
 _LAYOUT: ContextVar[Layout] = ContextVar("chainft_layout")
 
@@ -37,6 +40,7 @@ def attending(configs: Sequence[PreTrainedConfig], layout: Layout) -> Iterator[N
     """For the time of a call, attention stays within rows."""
     before = [config._attn_implementation for config in configs]
     token = _LAYOUT.set(layout)
+    flash_rows.BOUNDS.of(layout)
     try:
         for config in configs:
             config._attn_implementation = NAME
@@ -45,6 +49,7 @@ def attending(configs: Sequence[PreTrainedConfig], layout: Layout) -> Iterator[N
         for config, kind in zip(configs, before, strict=True):
             config._attn_implementation = kind
         _LAYOUT.reset(token)
+        flash_rows.BOUNDS.of(_LAYOUT.get(None))
 
 
 def configs_of(model: PreTrainedModel) -> list[PreTrainedConfig]:
@@ -74,12 +79,22 @@ def attend_within_rows(
         others.get(name) is not None for name in ("softcap", "s_aux", "position_bias")
     ):
         raise ValueError("attention with more than query, key and value")
-    layout = _LAYOUT.get()
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    bounds = flash_rows.BOUNDS
+    if torch.compiler.is_compiling():  # Of a block, on a GPU, for all tokens: see `compiled`.
+        if bounds.ends is None or not flash_rows.suits(query):
+            raise ValueError("attention that cannot be compiled")
+        out = flash_rows.attend(
+            query, key, value, bounds.ends, bounds.longest, causal=causal, dropout_p=dropout, scale=scaling
+        )
+        return out, None
+    layout = _LAYOUT.get()
     if sliding_window is not None:
         layout.windows.append(sliding_window)
         if layout.lengths.max() >= sliding_window:
             raise ValueError("rows longer than the window of attention")
+    if bounds.ends is not None and flash_rows.suits(query) and (narrowed() is None or not causal):
+        return _by_kernel(layout, query, key, value, causal=causal, dropout_p=dropout, scale=scaling), None
     if key.shape[1] != query.shape[1]:
         key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for one in (key, value))
     heads, width = query.shape[1], query.shape[3]
@@ -102,6 +117,19 @@ def attend_within_rows(
         flat = out.transpose(1, 2).reshape(-1, heads * width)  # (n * l, H * W)
         found.append(flat if group.mask is None else functional.embedding(group.kept, flat))
     return torch.cat(found).view(1, -1, heads, width), None
+
+
+def _by_kernel(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """(1, T, H, W), or (1, R, H, W) where only the read tokens attend."""
+    narrow = narrowed()
+    layout.made[KERNEL] = True
+    if narrow is None:
+        return flash_rows.attend(query, key, value, layout.ends, layout.longest, **options)
+    ends, most = layout.read_ends
+    chosen = query.index_select(2, narrow.read)
+    out = flash_rows.attend(chosen, key, value, layout.ends, layout.longest, query_ends=ends, most=most, **options)
+    narrow.attended = True
+    return out
 
 
 def _written_out(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chainft.data.batching import micro_batches
+from chainft.models.device import to_device
 
 GROUP_TOKENS = 48
 """Cost of one more group of rows in an attention, in tokens; it only moves time."""
@@ -70,18 +71,35 @@ class Layout:
     @cached_property
     def flat(self) -> Tensor:
         """(T,) places of the packed tokens in the padded batch (B * L)."""
-        return torch.from_numpy(self._flat).to(self.device)
+        return self._tensor(self._flat)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.lengths.max())
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """(B + 1,) int32: 0, and the place among the T where each row ends, as they are packed."""
+        return self._tensor(np.cumsum([0, *self.lengths[self.order]], dtype=np.int32))
+
+    @cached_property
+    def read_ends(self) -> tuple[Tensor, int]:
+        """(B + 1,) int32 the same among the R, where not all tokens are read; and the most of a row."""
+        ends = np.cumsum(self.lengths[self.order])
+        before = np.concatenate([[0], np.cumsum(self._flags)[ends - 1]])
+        return self._tensor(before.astype(np.int32)), int(np.diff(before).max())
 
     @cached_property
     def positions(self) -> Tensor:
         """(1, T) the position of each token in its row."""
         found = np.concatenate([np.arange(self.lengths[row]) for row in self.order])
-        return torch.from_numpy(found)[None].to(self.device)
+        return self._tensor(found)[None]
 
     @cached_property
     def read_places(self) -> Tensor:
         """(R,) places among the T of the tokens that are read."""
-        return torch.from_numpy(np.flatnonzero(self._flags)).to(self.device)
+        return self._tensor(np.flatnonzero(self._flags))
 
     @cached_property
     def groups(self) -> Sequence[Group]:
@@ -96,7 +114,7 @@ class Layout:
 
     def unpack(self, packed: Tensor) -> Tensor:
         """(B, L, D) of (1, T, D) or, where not all tokens are read, of (1, R, D); zeros for all others."""
-        rows, longest = len(self.lengths), int(self.lengths.max())
+        rows, longest = len(self.lengths), self.longest
         filled = self.flat if packed.shape[1] == len(self.flat) else self.flat[self.read_places]
         places = self.flat.new_zeros(rows * longest)
         places[filled] = torch.arange(1, len(filled) + 1, device=self.device)
@@ -105,7 +123,7 @@ class Layout:
 
     @cached_property
     def _flat(self) -> np.ndarray:
-        longest = int(self.lengths.max())
+        longest = self.longest
         return np.concatenate([row * longest + np.arange(self.lengths[row]) for row in self.order])
 
     @cached_property
@@ -134,4 +152,4 @@ class Layout:
         return Queries(self._tensor(own), self._tensor(positions), self._tensor(np.flatnonzero(there)))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return to_device(torch.from_numpy(array), self.device)

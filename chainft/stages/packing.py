@@ -19,17 +19,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from chainft.errors import ChainftError
+from chainft.stages.compiled import Compiled
 from chainft.stages.gates import Gates, Payload, probe_inputs
 from chainft.stages.int8 import unrounded
 from chainft.stages.last_block import find_queries, narrowing
 from chainft.stages.modes import evaluating
-from chainft.stages.packed_attention import attending, configs_of, register
+from chainft.stages.packed_attention import KERNEL, attending, configs_of, register
 from chainft.stages.packed_layout import Layout
 from chainft.stages.prologue import Idle, find_idle
 from chainft.stages.rounding import alike
 from chainft.stages.spans import Span
 
 _PROBE_LENGTHS = (9, 4, 7, 4)
+_WORTH_COMPILED = 0.5
+"""Share of read tokens from which on a compiled last block computes for all."""
+_TOLERANCE_16 = 0.1
+"""Most difference of a token's hidden states, beside their size, in 16 bits: a wrong row shows as one of 1."""
 
 
 class Packing:
@@ -42,6 +47,8 @@ class Packing:
         self._configs = configs_of(gates.model)
         self.longest: int | None = None
         """Rows must be shorter than this: the least window of attention."""
+        self.has_kernel = False
+        """Whether a GPU's kernel attends for rows of different length at once; found by `try_kernel`."""
         self._num_blocks = gates.blocks.num_blocks
         self._head = Span(self._num_blocks, self._num_blocks, embeddings=False, head=True)
 
@@ -74,9 +81,15 @@ class Packing:
         """
         if states is not None and start == self._num_blocks:
             return self.head(states, inputs)
-        some = read is not None and bool(read.any()) and int(read.sum()) < int(lengths.sum())
-        layout = Layout(lengths, self.gates.model.device, read if some else None)
+        layout = Layout(lengths, self.gates.model.device, read if self._narrows(read, lengths) else None)
         return self.head(layout.unpack(self.hidden(inputs, layout, states=states, start=start)), inputs)
+
+    def _narrows(self, read: np.ndarray | None, lengths: np.ndarray) -> bool:
+        """Whether the last block computes for read tokens alone; compiled it would for all, in half the time or less."""
+        if read is None or not read.any():
+            return False
+        share = int(read.sum()) / int(lengths.sum())
+        return share < (_WORTH_COMPILED if Compiled.runs() else 1.0)
 
     def head(self, hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
         """The model's output for last hidden states (B, L, D)."""
@@ -95,6 +108,20 @@ class Packing:
         if received is None or start < last:
             received = self._blocks(start, last, received, packed, layout)
         return self._last_block(received, packed, layout, self.queries)
+
+    @unrounded()
+    def try_kernel(self, dtype: torch.dtype) -> None:
+        """Find out whether attention runs by a GPU's kernel for rows of different length, under autocast to `dtype`."""
+        inputs, lengths = _probe(self.gates.model)
+        device = self.gates.model.device
+        found = []
+        with evaluating(self.gates.model), torch.no_grad():
+            for enabled in (True, False):
+                layout = Layout(lengths, device)
+                with torch.autocast(device.type, dtype, enabled=enabled):
+                    found.append(self.hidden(inputs, layout).float())
+                self.has_kernel = self.has_kernel or layout.made.get(KERNEL, False)
+        self.has_kernel = self.has_kernel and alike(*found, tolerance=_TOLERANCE_16)
 
     @cached_property
     def queries(self) -> Sequence[nn.Module] | None:
@@ -159,7 +186,8 @@ class Packing:
         rest: float = 0.0,
     ) -> Tensor:
         """(1, R, D)."""
-        with narrowing(layout.read_places, received.shape[1], queries, rest=rest):
+        # What narrows a block is not part of its code.
+        with Compiled.left_out(), narrowing(layout.read_places, received.shape[1], queries, rest=rest):
             return self._blocks(self._num_blocks - 1, self._num_blocks, received, packed, layout)
 
     @contextmanager

@@ -20,7 +20,7 @@ from chainft.plan.micro_batches import configured_rows
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
 from chainft.train.faults import fault_point
-from chainft.train.learner import Course, Learner, StepFacts
+from chainft.train.learner import Course, Learner, StepFacts, Update
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.parts import own_part
 from chainft.train.recorder import Recorder
@@ -95,13 +95,19 @@ class Fit:
     def _train(self) -> None:
         if self.state.evaluated_step < self.state.step:
             self._after_step()
+        ahead: Update | None = None
         while self.state.step < self.learner.course.total_steps and not self.state.stopped_early:
             start = time.perf_counter()
-            facts = self.learner.update(self.state.step)
+            update = ahead or self.learner.begin(self.state.step)
+            ahead = self.learner.begin(self.state.step + 1) if update.leads and self._goes_on() else None
+            facts = update.facts()
             self._count(facts, time.perf_counter() - start)
             self.recorder.step(facts, self._epoch(), self.state.train_time_s)
             self.stop.agree()
-            self._after_step()
+            if ahead is None:
+                self._after_step()
+            else:  # The weights are those of a later step already.
+                self.state = replace(self.state, evaluated_step=self.state.step)
         if not self.checkpoints.has(self.state.step):
             self.save()
 
@@ -176,6 +182,12 @@ class Fit:
         if self.stop.signal is not None:
             self._save_and_leave()
 
+    def _goes_on(self) -> bool:
+        """Whether nothing is due between the step under way and the one after."""
+        step, stopped = self.state.step + 1, self.stop.signal is not None
+        evaluates = self.evaluate is not None and self._due(self.learner.config.evaluation.every, step)
+        return not (stopped or evaluates or self._save_is_due(step) or step == self.learner.course.total_steps)
+
     def _evaluate(self, evaluate: Evaluate) -> None:
         """Score, remember the best, count patience; saves what was best and what is due."""
         try:
@@ -249,15 +261,16 @@ class Fit:
         self.checkpoints.settle()
         self.stop.check()
 
-    def _save_is_due(self) -> bool:
+    def _save_is_due(self, step: int | None = None) -> bool:
         """Checkpoints come with the evaluations unless configured otherwise; each epoch where there are none."""
         settings = self.learner.config
         if settings.checkpoint.every != "evaluation":
-            return self._due(settings.checkpoint.every)
-        return self._due("epoch" if self.evaluate is None else settings.evaluation.every)
+            return self._due(settings.checkpoint.every, step)
+        return self._due("epoch" if self.evaluate is None else settings.evaluation.every, step)
 
-    def _due(self, every: Interval) -> bool:
-        return is_due(every, self.state.step, self.learner.course)
+    def _due(self, every: Interval, step: int | None = None) -> bool:
+        """After `step`; None: after the current one."""
+        return is_due(every, self.state.step if step is None else step, self.learner.course)
 
     def _epoch(self) -> float:
         return self.learner.course.epoch_at(self.state.step)

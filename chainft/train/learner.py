@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -25,6 +26,7 @@ from chainft.errors import MemoryError_
 from chainft.infer.forward import Forward
 from chainft.models.device import is_out_of_memory
 from chainft.plan.micro_batches import configured_rows
+from chainft.stages.compiled import Compiled
 from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
@@ -75,6 +77,16 @@ class StepFacts:
 
 
 @dataclass(frozen=True)
+class Update:
+    """An update that is under way; a GPU may be at it still."""
+
+    facts: Callable[[], StepFacts]
+    """Waits for what it did."""
+    leads: bool
+    """Whether the next one may begin before that is known: where this one is left out, the device itself does it."""
+
+
+@dataclass(frozen=True)
 class Course:
     """How many updates make an epoch and the whole training."""
 
@@ -116,8 +128,11 @@ class Learner:
         forward: Forward | None = None,
         world: World | None = None,
         division: Sharding | Placed | Offload | None = None,
+        compiled: Compiled | None = None,
     ) -> None:
         self.config = config
+        self.compiled = compiled
+        """The blocks that are compiled; None: they run as they are."""
         self.division = division
         """How the model is divided among processes, which then go through it in step, or into stages that stream in and
         out; None: this process has all of it."""
@@ -146,6 +161,8 @@ class Learner:
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.forward = forward or Forward(model, task)
         self.forward.model = self.model
+        self.leads = is_leading(optimizer, accelerator, self.world, division)
+        """Whether a step may begin while the device computes the one before."""
         self._order: tuple[int, np.ndarray] | None = None
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -157,7 +174,13 @@ class Learner:
 
     def update(self, step: int) -> StepFacts:
         """One update; its gradient is made anew by smaller micro-batches when memory runs out."""
+        return self.begin(step).facts()
+
+    def begin(self, step: int) -> Update:
+        """The same, without waiting for the device where that is possible."""
         lr = self._set_lr(step)
+        if self.leads:
+            return self._lead(step, lr)
         loss, norm, tokens = self._gradient(step)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
@@ -165,7 +188,33 @@ class Learner:
         elif self.accelerator.scaler is not None:
             self.accelerator.scaler.update()  # fp16 looks for a smaller scale, and may unscale again.
         self.optimizer.zero_grad(set_to_none=True)
-        return StepFacts(step + 1, loss, lr, norm, len(self.examples_of(step)), tokens, finite)
+        facts = StepFacts(step + 1, loss, lr, norm, len(self.examples_of(step)), tokens, finite)
+        return Update(lambda: facts, leads=False)
+
+    def _lead(self, step: int, lr: float) -> Update:
+        """Everything of an update handed to the GPU, which leaves it out by itself where it is not finite."""
+        loss, tokens = self._within_memory(step, self._forward_and_backward)
+        limit = self.config.train.max_grad_norm
+        parameters = [one for one in self._trained() if one.grad is not None]
+        norm = self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        values = torch.stack([loss, norm.to(loss.device, torch.float64)])
+        is_bad = (~values.isfinite().all()).to(torch.float32)
+        self.plain_optimizer.found_inf = is_bad  # type: ignore[attr-defined] # As `torch.amp.GradScaler` hands it on.
+        self._apply(step, is_bad)
+        self.optimizer.zero_grad(set_to_none=True)
+        there = torch.empty(2, dtype=torch.float64, pin_memory=True)
+        there.copy_(values, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch has no types for it.
+        done.record()
+        num_examples = len(self.examples_of(step))
+
+        def facts() -> StepFacts:
+            done.synchronize()
+            loss, norm = there.tolist()
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            return StepFacts(step + 1, loss, lr, norm, num_examples, tokens, finite)
+
+        return Update(facts, leads=True)
 
     def measure(self, step: int, *, most: int | None = None) -> None:
         """The forward and backward passes of a step without the update: for time, and to try the memory.
@@ -243,21 +292,21 @@ class Learner:
     def _gradient(self, step: int) -> tuple[float, float, int]:
         """The clipped gradient of the whole batch; its loss a target, the norm before clipping, and its tokens."""
         own_loss, own_tokens = self._within_memory(step, self._forward_and_backward)
-        loss, tokens = self.world.totals(own_loss, own_tokens)
+        loss, tokens = self.world.totals(float(own_loss), own_tokens)
         parameters = self._trained()
         if self.sharding is None:
             self.world.sum_gradients(parameters)
         return loss, self._clip(parameters), int(tokens)
 
-    def _apply(self, step: int) -> None:
-        """Change the weights. Not tried again when memory runs out: some of them may have changed already."""
+    def _apply(self, step: int, is_bad: torch.Tensor | None = None) -> None:
+        """Change the weights; not where `is_bad` () is 1 on the device. Not tried again when memory runs out: some of them may have changed already."""
         try:
             if self.offload is not None:
                 self.offload.step(self.optimizer)
             else:
                 self.optimizer.step()
             for table in self.tables:
-                table.decay(self._decay_of(table))
+                table.decay(self._decay_of(table), unless=is_bad)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -268,8 +317,12 @@ class Learner:
                 help="take an optimizer with less state (optimizer=sgd, lion or adafactor) or a smaller model",
             ) from error
 
-    def _forward_and_backward(self, step: int, *, most: int | None = None) -> tuple[float, int]:
-        """This process's part of the gradient of the whole batch, of its loss a target, and of its tokens."""
+    def _forward_and_backward(self, step: int, *, most: int | None = None) -> tuple[torch.Tensor, int]:
+        """This process's part of the gradient of the whole batch, of its loss () a target, and of its tokens."""
+        with self.compiled.active() if self.compiled else nullcontext():
+            return self._by_micro_batches(step, most=most)
+
+    def _by_micro_batches(self, step: int, *, most: int | None) -> tuple[torch.Tensor, int]:
         batches = self.micro_batches_of(step, most=most)
         (num_targets,) = self.world.totals(sum(self.task.num_targets(batch) for batch in batches))
         self.model.train()
@@ -293,11 +346,11 @@ class Learner:
             fault_point("backward", step=step + 1)
             self.accelerator.backward(loss if self.sharding is None else loss * self.sharding.loss_scale)
             total += loss.detach().to(total.device, torch.float64)
-        return float(total), sum(int(batch.lengths.sum()) for batch in batches)
+        return total, sum(int(batch.lengths.sum()) for batch in batches)
 
     def _by_stages(
         self, staged: Placed | Offload, step: int, batches: list[Batch], num_targets: float
-    ) -> tuple[float, int]:
+    ) -> tuple[torch.Tensor, int]:
         """The same stage by stage; of a pipeline, all places have the loss of the whole."""
 
         def seed(number: int) -> None:
@@ -308,7 +361,7 @@ class Learner:
         loss = staged.gradient(run, max(num_targets, 1e-12), seed=seed, num_idle=num_idle) if run else 0.0
         if fault_point("loss", step=step + 1):
             loss = math.nan
-        return loss, sum(int(batch.lengths.sum()) for batch in batches)
+        return torch.tensor(loss, dtype=torch.float64), sum(int(batch.lengths.sum()) for batch in batches)
 
     def _in_step(self, step: int, batches: list[Batch]) -> list[Batch]:
         """The micro-batches; of a sharded model as many as the copy with the most has, the added ones without weight."""
@@ -369,6 +422,16 @@ class Learner:
             self.max_rows,
             self.config.train.batch_size,
         )
+
+
+def is_leading(
+    optimizer: torch.optim.Optimizer, accelerator: Accelerator, world: World, division: object | None
+) -> bool:
+    """Whether an update needs no number of the device: one process on a GPU, and an optimizer that leaves out by itself
+    what is not finite (torch's fused ones)."""
+    alone = world.num_copies == 1 and division is None
+    skips = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return accelerator.device.type == "cuda" and alone and skips and accelerator.scaler is None
 
 
 def seed_step(seed: int, step: int, number: int, *, device: torch.device, copy: int = 0) -> None:

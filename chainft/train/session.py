@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from chainft.config.anchor import anchored
@@ -32,9 +33,12 @@ from chainft.report.console import print_findings, print_next, print_plan, print
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
+from chainft.stages.blocks import find_blocks
 from chainft.stages.deferred_head import DeferredHead, find_deferred_head
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
+from chainft.stages.precision import set_hidden_dtype
+from chainft.train.compiling import find_compiled
 from chainft.train.conclude import conclude
 from chainft.train.divide import Division, divide
 from chainft.train.environment import environment_facts
@@ -198,6 +202,9 @@ class Session:
         if self.config.train.gradient_checkpointing:
             recompute_all(model)
         prepared.chain.set_recomputation()
+        if self.config.train.hidden_dtype == "bfloat16":
+            blocks = find_blocks(model)
+            set_hidden_dtype(model, {blocks.path_of(block) for block in range(blocks.num_blocks)}, torch.bfloat16)
         checkpoints = SharedCheckpoints.of(self.world, self.folder.checkpoints, self.config.checkpoint)
         found = checkpoints.latest() if self.config.resume else None
         if found:
@@ -254,6 +261,7 @@ class Session:
     def _learner(self, prepared: Prepared, accelerator: Accelerator, tables: list[WordTable]) -> Learner:
         """What computes the updates of this process, of a model that is divided already."""
         model = prepared.loaded.model
+        forward = self._forward(prepared)
         return Learner(
             model,
             prepared.task,
@@ -264,9 +272,10 @@ class Session:
             conduct=prepared.chain.conduct(),
             order=order_of(prepared),
             tables=tables,
-            forward=self._forward(prepared),
+            forward=forward,
             world=self.world,
             division=self.division,
+            compiled=find_compiled(model, self.config, prepared.stores["train"], forward.packing),
         )
 
     def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:

@@ -58,12 +58,16 @@ class WordTable:
                 self.module.weight.index_copy_(0, self.active, self.rows)
             self._stale = False
 
-    def decay(self, factor: float) -> None:
-        """What the optimizer's weight decay does to the rows that have no gradient; after each update."""
+    def decay(self, factor: float, *, unless: Tensor | None = None) -> None:
+        """What the optimizer's weight decay does to the rows that have no gradient; after each update.
+
+        `unless`: () where it is 1, on the device, nothing is done.
+        """
         self._stale = True
         if factor != 1.0:
             with torch.no_grad():
-                self.module.weight.mul_(factor)  # Of the rows that are trained, it is written over.
+                by = factor if unless is None else factor + (1.0 - factor) * unless
+                self.module.weight.mul_(by)  # Of the rows that are trained, it is written over.
 
     def whole(self, state: Tensor) -> Tensor:
         """(V, D) of the optimizer's state (A, D): it has none for the other rows."""

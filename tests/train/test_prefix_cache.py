@@ -144,7 +144,7 @@ def test_cached_is_uncached_on_real_weights(train: Train) -> None:
 def test_frozen_stages_are_computed_before_the_first_step_only(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither training nor evaluation enters them: broken weights change nothing."""
     expected = train(*FROZEN, name="first")
-    update, forward = Learner.update, Engine._forward
+    update, forward = Learner.begin, Engine._forward
 
     def broken(call: Callable[..., Any]) -> Callable[..., Any]:
         def run(self: Any, *args: Any) -> Any:
@@ -160,7 +160,7 @@ def test_frozen_stages_are_computed_before_the_first_step_only(train: Train, mon
 
         return run
 
-    monkeypatch.setattr(Learner, "update", broken(update))
+    monkeypatch.setattr(Learner, "begin", broken(update))
     monkeypatch.setattr(Engine, "_forward", broken(forward))
     found = train(*FROZEN, name="second")
     assert found["losses"] == expected["losses"] and found["evaluated"] == expected["evaluated"]

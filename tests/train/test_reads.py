@@ -120,7 +120,7 @@ def test_a_frozen_body_needs_no_block_at_all(train: Train) -> None:
 
 def test_a_broken_run_goes_on_bit_for_bit(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train("checkpoint.every=3", name="whole")
-    update = Learner.update
+    update = Learner.begin
 
     def broken(self: Learner, step: int) -> Any:
         if step == 5:
@@ -128,7 +128,7 @@ def test_a_broken_run_goes_on_bit_for_bit(train: Train, tmp_path: Path, monkeypa
         return update(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "update", broken)
+        patch.setattr(Learner, "begin", broken)
         with pytest.raises((KeyboardInterrupt, ChainftError)):
             train("checkpoint.every=3")
     again = train("resume=true")

@@ -137,6 +137,8 @@ def _settings(config: RunConfig, request: Request, labels: Sequence[str], frozen
         save_total_limit=config.checkpoint.max_checkpoints,
         logging_steps=train.logging_steps,
         use_cpu=train.device == "cpu",
+        bf16=train.mixed_precision == "bf16",
+        torch_compile=train.compile is True,
         best=request.best,
     )
 

@@ -1,6 +1,6 @@
-"""How many float32 operations a second this machine attains on matrix products of a model's sizes.
+"""How many operations a second this machine attains on matrix products of a model's sizes.
 
-    python -m chainft.bench.matmul '{"rows": 900, "forms": [[384, 384, 24]], "device": "cpu"}'
+    python -m chainft.bench.matmul '{"rows": 900, "forms": [[384, 384, 24]], "device": "cpu", "dtype": "float32"}'
 
 Prints one JSON line. Each product is `torch.mm` of (rows, columns) with a weight (out, columns), as a linear layer does
 it; its fastest repetition counts, since others on the machine only slow it down.
@@ -24,8 +24,10 @@ def main() -> None:
 
     device = torch.device(asked["device"])
     flops = sum(2 * asked["rows"] * out * columns * count for out, columns, count in asked["forms"])
+    dtype = getattr(torch, asked["dtype"])
     seconds = sum(
-        fastest(asked["rows"], (out, columns), device=device) * count for out, columns, count in asked["forms"]
+        fastest(asked["rows"], (out, columns), device=device, dtype=dtype) * count
+        for out, columns, count in asked["forms"]
     )
     found = {"flops_per_s": flops / seconds, "threads": torch.get_num_threads(), "torch": torch.__version__}
     sys.stdout.write(json.dumps(found) + "\n")

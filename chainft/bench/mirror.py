@@ -42,7 +42,6 @@ ONLY: Mapping[str, Any] = {
     "scheduler.min_lr_fraction": None,
     "train.micro_batch_size": None,
     "train.micro_batch_tokens": None,
-    "train.mixed_precision": "no",
     "evaluation.every": "epoch",
     "evaluation.greater_is_better": None,
     "checkpoint.every": "evaluation",
@@ -75,6 +74,8 @@ def check_mirrored(config: RunConfig, steps: int) -> None:
 
 
 def _settings(config: RunConfig) -> Iterator[Problem]:
+    if config.train.mixed_precision == "fp16":
+        yield _problem("train.mixed_precision", "fp16", "set train.mixed_precision=bf16 or no")
     for key, only in ONLY.items():
         value = _value(config, key, only)
         if value != only and not (key == "optimizer.name" and str(value).casefold() == only):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from chainft.bench.turns import TOOLS, Compared, Turn
+from chainft.bench.turns import TOOLS, Compared, Turn, skipped
 from chainft.report.budget_words import operations, size
 from chainft.report.console import output
 from chainft.report.tables import render
@@ -76,7 +76,7 @@ def _lines(compared: Compared) -> Iterator[str]:
         share = peak["share"]
         yield (
             f"chainft's steps reach {share['mean']:.0%} ({share['min']:.0%} to {share['max']:.0%}) of this machine's "
-            f"float32 matrix-multiply peak, {operations(peak['flops_per_s'])}/s on {plural(peak['threads'], 'thread')} "
+            f"{'bfloat16' if compared.settings['bf16'] else 'float32'} matrix-multiply peak, {operations(peak['flops_per_s'])}/s on {plural(peak['threads'], 'thread')} "
             "(torch.mm of the model's sizes). Counted: 6 operations a token and weight in trained blocks "
             f"({peak['trained_parameters']:,})"
             + (
@@ -88,11 +88,13 @@ def _lines(compared: Compared) -> Iterator[str]:
         )
     yield (
         "Same examples, model, batch size, learning rate, schedule, seeds "
-        f"({', '.join(str(turn.seed) for turn in ours)}) and steps; each tool draws its own batches. Steps count from "
-        "the second on, with their batches and without evaluation. The whole command has everything, from an empty "
+        f"({', '.join(str(turn.seed) for turn in ours)}) and steps; each tool draws its own batches. Steps count "
+        f"{_counted(ours[0])}, with their batches and without evaluation. The whole command has everything, from an empty "
         "cache on; early stopping and the scores before training are left out of both."
     )
     way = "length-grouped batches and fused AdamW" if compared.settings["best"] else "its documented settings"
+    way += ", under bf16" if compared.settings["bf16"] else ""
+    way += ", with torch.compile" if compared.settings["torch_compile"] else ""
     yield f"The Trainer has {way}" + ("." if compared.settings["best"] else "; --best gives it its fastest ones.")
     if compared.runs_without_dropout:
         yield "Not alike: chainft runs the frozen stages without dropout (eval_mode); the Trainer has no such setting."
@@ -104,6 +106,11 @@ def _lines(compared: Compared) -> Iterator[str]:
     if ours[0].tokens != theirs[0].tokens:
         what = ", ".join(f"{name} {theirs[0].tokens[name]:,} and {ours[0].tokens[name]:,}" for name in ours[0].tokens)
         yield f"Not alike: tokens of the Trainer and chainft are {what}; the Trainer cuts over-long texts, chainft makes windows."
+
+
+def _counted(turn: Turn) -> str:
+    first = skipped(turn.steps, turn.device)
+    return "from the second on" if first == 1 else f"after the first {first}"
 
 
 def _frozen_work(compared: Compared) -> str:

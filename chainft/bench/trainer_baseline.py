@@ -108,6 +108,7 @@ def train(settings: Settings) -> dict[str, Any]:
     return {
         "score": score,
         "scored": scored,
+        "loss": next((one["loss"] for one in reversed(trainer.state.log_history) if "loss" in one), None),
         "steps": trainer.state.global_step,
         "step_s": watch.step_seconds,
         "step_tokens": watch.step_tokens,

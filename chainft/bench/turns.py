@@ -50,7 +50,7 @@ class Turn:
     seed: int
     steps: int
     step_s: float
-    """Mean seconds of a step, from the second one on."""
+    """Mean seconds of a step, without those that warm up: see `skipped`."""
     tokens_per_s: float
     """Tokens without padding, over the same steps."""
     tokens_per_step: float
@@ -123,7 +123,7 @@ def run_bench(bench: Bench, tell: Tell) -> Compared:
                     turns[tool].append(turn)
             if "unknown" not in facts["blocks"]:
                 tell(f"round {number + 1} of {bench.rounds}: matrix products")
-                products.append(_products(facts["blocks"], turns["chainft"][-1], folder))
+                products.append(_products(facts, turns["chainft"][-1], folder))
         _check_alike(turns)
         peak = _peak(facts["blocks"], turns["chainft"], products, prefix=_uses_prefix(plan))
         return _compared(bench, facts, turns, peak=peak, prefix=_uses_prefix(plan))
@@ -199,13 +199,14 @@ def _trainer(settings: Mapping[str, Any], folder: Path, seed: int) -> Turn:
     file.write_text(json.dumps({**settings, "seed": seed}), encoding="utf-8")
     done = _run(["chainft.bench.trainer_baseline", str(file)], folder, "the Trainer baseline")
     found = json.loads(done.output.strip().splitlines()[-1])
-    seconds, tokens = sum(found["step_s"][1:]), sum(found["step_tokens"][1:])
+    first = skipped(found["steps"], found["device"])
+    seconds, tokens = sum(found["step_s"][first:]), sum(found["step_tokens"][first:])
     return Turn(
         seed=seed,
         steps=found["steps"],
-        step_s=seconds / (found["steps"] - 1),
+        step_s=seconds / (found["steps"] - first),
         tokens_per_s=tokens / seconds,
-        tokens_per_step=tokens / (found["steps"] - 1),
+        tokens_per_step=tokens / (found["steps"] - first),
         whole_s=done.seconds,
         memory_bytes=found["memory_bytes"] or done.memory_bytes,
         score=found["score"],
@@ -224,9 +225,11 @@ def _chainft(bench: Bench, facts: Mapping[str, Any], folder: Path, seed: int) ->
     plan, results = _read(run / "plan.json"), _read(run / "all_results.json")
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [one for one in map(json.loads, lines) if one["kind"] == "train"]
-    seconds = [after["time_s"] - before["time_s"] for before, after in pairwise(steps)]
-    tokens = sum(one["tokens_per_s"] * time_s for one, time_s in zip(steps[1:], seconds, strict=True))
     on_gpu = plan["device"].startswith("cuda")
+    first = skipped(len(steps), plan["device"])
+    counted = steps[first - 1 :]
+    seconds = [after["time_s"] - before["time_s"] for before, after in pairwise(counted)]
+    tokens = sum(one["tokens_per_s"] * time_s for one, time_s in zip(counted[1:], seconds, strict=True))
     splits = {name: one for name, one in plan["data"].items() if name != "labels"}
     turn = Turn(
         seed=seed,
@@ -242,6 +245,11 @@ def _chainft(bench: Bench, facts: Mapping[str, Any], folder: Path, seed: int) ->
         device=plan["device"].partition(":")[0],
     )
     return turn, plan
+
+
+def skipped(steps: int, device: str) -> int:
+    """How many first steps do not count: the first, and on a GPU a quarter, in which kernels are chosen and compiled."""
+    return max(1, steps // 4) if device.startswith("cuda") else 1
 
 
 def _words(bench: Bench, run: Path, cache: Path, seed: int) -> list[str]:
@@ -263,9 +271,10 @@ def _score(results: Mapping[str, Any], facts: Mapping[str, Any]) -> float | None
     return score
 
 
-def _products(blocks: Mapping[str, Any], turn: Turn, folder: Path) -> dict[str, Any]:
+def _products(facts: Mapping[str, Any], turn: Turn, folder: Path) -> dict[str, Any]:
     """Operations a second of matrix products of the sizes of a step."""
-    asked = {"rows": max(1, round(turn.tokens_per_step)), "forms": blocks["forms"], "device": turn.device}
+    asked = {"rows": max(1, round(turn.tokens_per_step)), "forms": facts["blocks"]["forms"], "device": turn.device}
+    asked["dtype"] = "bfloat16" if facts["settings"]["bf16"] else "float32"
     done = _run(["chainft.bench.matmul", json.dumps(asked)], folder, "measuring matrix products")
     found: dict[str, Any] = json.loads(done.output.strip().splitlines()[-1])
     return found

@@ -49,6 +49,12 @@ def suits(query: Tensor) -> bool:
     return query.dtype in _TYPES and width <= _WIDEST and width % 8 == 0
 
 
+def in_type_of(value: Tensor, other: Tensor) -> Tensor:
+    """Queries or keys in the type of the values, where that is one of 16 bits: rotations by position leave them in float32
+    under autocast, and torch's own attention rounds them too."""
+    return other.to(value.dtype) if value.dtype in _TYPES else other
+
+
 @cache
 def is_available(device: torch.device) -> bool:
     """Whether torch has the kernel for the device: CUDA of compute capability 8.0 or more."""

@@ -81,6 +81,8 @@ def attend_within_rows(
         raise ValueError("attention with more than query, key and value")
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     bounds = flash_rows.BOUNDS
+    if bounds.ends is not None:
+        query, key = flash_rows.in_type_of(value, query), flash_rows.in_type_of(value, key)
     if torch.compiler.is_compiling():  # Of a block, on a GPU, for all tokens: see `compiled`.
         if bounds.ends is None or not flash_rows.suits(query):
             raise ValueError("attention that cannot be compiled")

@@ -115,7 +115,7 @@ def rehearse(learner: Learner, step: int) -> float:
     A pass of a few examples before it does not count: it allocates memory and starts threads.
     """
     random_state = torch.random.get_rng_state()
-    learner.measure(step, most=2)
+    learner.measure(step, most=2 if learner.compiled is None else None)  # Few rows are compiled apart from many.
     start = time.perf_counter()
     learner.measure(step)
     seconds = time.perf_counter() - start

@@ -24,7 +24,7 @@ STAGES = ["chain.split=2"]
         (["task=ner", "optimizer.options.amsgrad=true"], "optimizer.options.amsgrad"),
         (["task=ner", "scheduler=polynomial"], "scheduler.name"),
         (["task=ner", "scheduler.min_lr_fraction=0.1"], "scheduler.min_lr_fraction"),
-        (["task=ner", "train.mixed_precision=bf16"], "train.mixed_precision"),
+        (["task=ner", "train.mixed_precision=fp16"], "train.mixed_precision"),
         (["task=ner", "train.micro_batch_size=4"], "train.micro_batch_size"),
         (["task=ner", "evaluation.every=5"], "evaluation.every"),
         (["task=ner", "evaluation.metric=token_accuracy"], "evaluation.metric"),

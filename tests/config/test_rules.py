@@ -35,6 +35,21 @@ WRONG = [
     ("scheduler.warmup_steps", {"scheduler": {"warmup_steps": 10}, "train": {"max_steps": 10}}),
     ("train.micro_batch_size", {"train": {"batch_size": 8, "micro_batch_size": 9}}),
     ("train.mixed_precision", {"train": {"mixed_precision": "fp16", "device": "cpu"}}),
+    ("train.hidden_dtype", {"train": {"hidden_dtype": "bfloat16"}}),
+    (
+        "train.hidden_dtype",
+        {
+            "train": {"hidden_dtype": "bfloat16", "mixed_precision": "bf16"},
+            "chain": {"split": [6], "stages": {"a": {"dtype": "bfloat16"}}},
+        },
+    ),
+    (
+        "train.hidden_dtype",
+        {
+            "train": {"hidden_dtype": "bfloat16", "mixed_precision": "bf16"},
+            "launch": {"num_processes": 2, "pipeline": 2},
+        },
+    ),
     ("evaluation.patience", {"evaluation": {"patience": 3}, "data": {"name": "toy", "validation_fraction": 0.0}}),
     ("evaluation.metric", {"evaluation": {"metric": "x"}, "data": {"name": "toy", "validation_fraction": 0.0}}),
     ("evaluation.every", {"evaluation": {"every": 5}, "data": {"name": "toy", "validation_fraction": 0.0}}),

@@ -16,7 +16,7 @@ from chainft.errors import ConfigError, DivergedError, Stopped
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Scores
 from chainft.train.fit import Fit, FitState, greater_is_better, is_due
-from chainft.train.learner import Course, StepFacts
+from chainft.train.learner import Course, StepFacts, Update
 from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.world import World
 
@@ -39,6 +39,18 @@ class FakeLearner:
         torch.nn.init.zeros_(self.plain_model.weight)
         self.plain_optimizer = torch.optim.SGD(self.plain_model.parameters(), lr=0.1)
         self.broken: set[int] = set()
+        self.leads = False
+        self.told: list[str] = []
+
+    def begin(self, step: int) -> Update:
+        facts = self.update(step)
+        self.told.append(f"begin {step}")
+
+        def known() -> StepFacts:
+            self.told.append(f"known {step}")
+            return facts
+
+        return Update(known, leads=self.leads)
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         self.plain_model.load_state_dict(state)
@@ -145,6 +157,43 @@ def test_without_validation_it_saves_each_epoch_and_has_no_best(tmp_path: Path) 
     state = fit.run()
     assert state.best_step is None
     assert fit.checkpoints.steps() == (3, 6)
+
+
+def test_a_step_begins_before_the_last_is_known_but_where_something_is_due(tmp_path: Path) -> None:
+    fit = make(tmp_path, config(checkpoint=CheckpointConfig(every=2)), {3: 0.1, 6: 0.2})
+    fit.learner.leads = True
+    fit.run()
+    told = "begin 0, begin 1, known 0, known 1, begin 2, known 2, begin 3, known 3, begin 4, begin 5, known 4, known 5"
+    assert ", ".join(fit.learner.told) == told
+    assert fit.checkpoints.steps() == (3, 6) and fit.recorder.steps == [1, 2, 3, 4, 5, 6]
+    weights = [fit.checkpoints.latest().load("model")["weight"].item()]
+    assert weights == [STEPS]
+
+
+def test_a_stop_request_waits_for_the_step_that_runs_ahead(tmp_path: Path) -> None:
+    fit = make(tmp_path, config(), {3: 0.1, 6: 0.2})
+    fit.learner.leads = True
+    normal = fit.learner.update
+
+    def update(step: int) -> StepFacts:
+        if step == 1:
+            fit.stop.signal = 15
+        return normal(step)
+
+    fit.learner.update = update
+    with pytest.raises(Stopped):
+        fit.run()
+    found = fit.checkpoints.latest()
+    assert found.step == 2 and found.load("model")["weight"].item() == 2
+
+
+def test_a_loss_that_is_not_finite_stops_though_the_next_step_has_begun(tmp_path: Path) -> None:
+    fit = make(tmp_path, config(), {})
+    fit.learner.leads = True
+    fit.learner.broken = {1}
+    with pytest.raises(DivergedError, match="step 1"):
+        fit.run()
+    assert fit.checkpoints.steps() == () and fit.recorder.steps == []
 
 
 def test_an_unknown_metric_lists_those_there_are(tmp_path: Path) -> None:

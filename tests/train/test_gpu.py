@@ -30,7 +30,7 @@ from chainft.train.session import run_training
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Of the compiler itself.
+    pytest.mark.filterwarnings("ignore"),  # Of the compiler itself.
 ]
 
 Train = Callable[..., dict[str, Any]]

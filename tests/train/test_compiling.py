@@ -1,0 +1,153 @@
+"""Compiled blocks, and hidden states in bfloat16, on a CPU; on a GPU see `test_gpu.py`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from chainft.config.compose import compose
+from chainft.errors import ConfigError
+from chainft.stages.blocks import find_blocks
+from chainft.stages.compiled import Compiled
+from chainft.stages.precision import set_hidden_dtype
+from chainft.train import compiling
+from chainft.train.session import run_training
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
+    """Trains six steps without dropout; returns losses, plan and scores."""
+    handlers = list(logging.getLogger().handlers)
+
+    def run(*words: str, name: str = "run") -> dict[str, Any]:
+        settings = [f"model={still_encoder}", "train.batch_size=8", "train.max_steps=6", "optimizer.lr=0.005"]
+        settings += ["report.enabled=false", f"run={tmp_path / name}", *ner_files, "task=ner", "train.device=cpu"]
+        AcceleratorState._reset_state(reset_partial_state=True)
+        results = run_training(compose([*settings, *words]))
+        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        losses = [one["loss"] for one in map(json.loads, lines) if one["kind"] == "train"]
+        plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
+        return {**results, "losses": losses, "plan": plan}
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for handler in logging.getLogger().handlers[:]:
+        if handler not in handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+@pytest.fixture
+def compiled_by_tracing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Blocks are traced and differentiated as for the compiler, but no code is generated; notes runs of what was traced."""
+    compile_it, runs = nn.Module.compile, []
+
+    def traced(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            runs.append(len(args))
+            return graph.forward(*args)
+
+        return run
+
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_it(self, **options, backend=traced))
+    yield runs
+    torch.compiler.set_stance("default")
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore")  # Of the compiler itself.
+def test_compiled_blocks_train_to_the_same_numbers(train: Train, compiled_by_tracing: list[int]) -> None:
+    plain = train("train.padding_free=false", name="plain")
+    assert not plain["plan"]["compiled"] and not compiled_by_tracing
+    found = train("train.compile=true", name="compiled")
+    assert found["plan"]["compiled"] and not found["plan"]["padding_free"]
+    # Two rehearsals and six steps of one micro-batch or more through two blocks; evaluations run them as they are.
+    assert len(compiled_by_tracing) >= 2 * 8 and len(compiled_by_tracing) % 2 == 0
+    assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    assert found["test"]["after"]["values"] == pytest.approx(plain["test"]["after"]["values"], rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_run_compiled_within_the_context_alone(compiled_by_tracing: list[int]) -> None:
+    model = BertModel(BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)).eval()
+    ids = torch.arange(6)[None]
+    expected = model(input_ids=ids).last_hidden_state
+    compiled = Compiled(model, longest=6)
+    assert torch.equal(model(input_ids=ids).last_hidden_state, expected) and not compiled_by_tracing
+    with compiled.active():
+        assert Compiled.runs()
+        found = model(input_ids=ids).last_hidden_state
+        assert len(compiled_by_tracing) == 2
+        with Compiled.left_out():
+            model(input_ids=ids)
+        assert len(compiled_by_tracing) == 2
+        model(input_ids=ids)
+    assert len(compiled_by_tracing) == 4 and not Compiled.runs()
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train.compile=true", "train.padding_free=true"], "train.padding_free = true is not possible"),
+        (["train.compile=true", "launch.offload=disk"], "train.compile = true is not possible"),
+        (["train.compile=true", "chain=cascade"], "train.compile = true is not possible"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(train: Train, words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        train(*words)
+
+
+def test_nothing_is_compiled_on_a_cpu_unless_asked(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "WORTH", 0.0)
+    assert not train()["plan"]["compiled"]
+
+
+def test_the_work_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """6 operations for each weight of a block and token, over all epochs."""
+    model = BertModel(BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2))
+    weights = sum(one.numel() for one in model.encoder.parameters())
+    config = compose(["task=ner", "train.batch_size=2", "train.num_train_epochs=3"]).config
+
+    class Store:
+        first_of = np.array([0, 1, 2, 3, 4])
+        lengths = np.array([5, 5, 7, 3])
+
+    store: Any = Store()
+    assert compiling._work(find_blocks(model), config, store) == 6 * weights * 20 * 3
+
+
+def test_hidden_states_are_rounded_under_autocast_alone() -> None:
+    model = BertModel(BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2))
+    set_hidden_dtype(model, ["encoder.layer.0", "encoder.layer.1"], torch.bfloat16)
+    seen: list[torch.dtype] = []
+    for name, module in model.named_modules():
+        if name.endswith("LayerNorm") or (name.startswith("encoder.layer.") and name.count(".") == 2):
+            module.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    model(input_ids=torch.arange(6)[None])
+    assert len(seen) == 7 and set(seen) == {torch.float32}
+    seen.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=torch.arange(6)[None]).last_hidden_state.sum().backward()
+    assert len(seen) == 7 and set(seen) == {torch.bfloat16}
+    assert all(one.grad.dtype == torch.float32 for one in model.encoder.parameters() if one.grad is not None)
+
+
+def test_rounded_hidden_states_train_to_almost_the_same_losses(train: Train) -> None:
+    plain = train("train.mixed_precision=bf16", name="plain")
+    found = train("train.mixed_precision=bf16", "train.hidden_dtype=bfloat16", name="rounded")
+    assert found["losses"] == pytest.approx(plain["losses"], rel=0.03) and found["losses"] != plain["losses"]
+    assert found["plan"]["hidden_dtype"] == "bfloat16"

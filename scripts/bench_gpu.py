@@ -203,7 +203,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("words", nargs="*", help="more settings of chainft, after --")
     parser.add_argument("--turn", choices=TURNS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help="keep model and data there")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.steps < 6:
+        parser.error("--steps must be 6 or more: the first third does not count")
+    return options
 
 
 if __name__ == "__main__":

@@ -98,6 +98,10 @@ def _lines(compared: Compared) -> Iterator[str]:
     yield f"The Trainer has {way}" + ("." if compared.settings["best"] else "; --best gives it its fastest ones.")
     if compared.runs_without_dropout:
         yield "Not alike: chainft runs the frozen stages without dropout (eval_mode); the Trainer has no such setting."
+    if compared.rounds_hidden:
+        yield "Not alike: chainft hands on hidden states in bfloat16; autocast leaves them in float32 for the Trainer."
+    if compared.settings["torch_compile"]:
+        yield "chainft compiles before its first step, the Trainer within its steps; both are in the whole command."
     if compared.settings["frozen"]:
         yield (
             f"{plural(len(compared.settings['frozen']), 'parameter tensor')} of the leading stages are frozen in both"

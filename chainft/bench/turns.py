@@ -96,6 +96,8 @@ class Compared:
     """The float32 matrix-multiply peak and the share of it that chainft's steps reach; or `unknown`, and why."""
     prefix_cache: bool
     """Whether chainft read the outputs of frozen stages from disk."""
+    rounds_hidden: bool
+    """Whether chainft hands on hidden states in bfloat16, which the Trainer has no setting for."""
     runs_without_dropout: bool
     """Whether chainft runs frozen stages without dropout, which the Trainer has no setting for."""
 
@@ -149,6 +151,7 @@ def _compared(
         ratios={name: _ratio(turns, name, less=less) for name, less in RATIOS.items()},
         peak=peak,
         prefix_cache=prefix,
+        rounds_hidden=bench.config.train.hidden_dtype == "bfloat16",
         runs_without_dropout=any(stage.eval_mode for stage in bench.config.chain.stages.values()),
     )
 
@@ -257,6 +260,8 @@ def _words(bench: Bench, run: Path, cache: Path, seed: int) -> list[str]:
     words = [*bench.words, f"train.max_steps={bench.steps}", f"seed={seed}", "evaluation.before_training=false"]
     if bench.config.evaluation.patience is not None:
         words += ["evaluation.patience=null", "evaluation.min_delta=0.0"]
+    if bench.config.train.compile == "auto":
+        words += ["train.compile=false"]  # Nor does the baseline.
     words += [f"run='{run}'", f"data.cache_dir='{cache}'"]
     flags = ["--config-dir", str(bench.config_dir)] if bench.config_dir else []
     return [*flags, "--config-name", bench.config_name, *words]

@@ -183,6 +183,23 @@ def hidden_states_are_rounded_with_bf16(config: RunConfig) -> Iterator[Problem]:
                 )
 
 
+def what_is_compiled_can_be(config: RunConfig) -> Iterator[Problem]:
+    train = config.train
+    if train.compile is not True:
+        return
+    others = {
+        "a model that is divided": config.launch.divides,
+        "linked models": config.chain.is_linked,
+        "train.device = 'mps'": train.device == "mps",
+        "train.padding_free = true on a CPU, whose attention is not compiled": train.device == "cpu"
+        and train.padding_free is True,
+    }
+    for what, there in others.items():
+        if there:
+            message = f"train.compile = true does not go with {what}"
+            yield Problem("contradiction", message, key="train.compile", help="leave it away")
+
+
 # Evaluation -----------------------------------------------------------------------------------------
 
 
@@ -323,6 +340,7 @@ RULES: tuple[Rule, ...] = (
     micro_batch_fits,
     fp16_needs_an_accelerator,
     hidden_states_are_rounded_with_bf16,
+    what_is_compiled_can_be,
     early_stopping_has_what_it_needs,
     metric_settings_have_a_metric,
     saving_at_evaluations_has_evaluations,

@@ -6,11 +6,15 @@ batches of other lengths compile nothing anew. Outside of `Compiled.active` ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from chainft.stages.blocks import find_blocks
@@ -20,36 +24,47 @@ from chainft.stages.flash_rows import BOUNDS
 class Compiled:
     """The blocks of a model, compiled when they first run within `active`."""
 
-    _running: Compiled | None = None
-    """Of the process."""
-
     def __init__(self, model: PreTrainedModel, *, longest: int) -> None:
-        """`longest`: tokens of the longest row that is trained on. Raises ModelError for a model without blocks that can be told apart."""
+        """`longest`: tokens of the longest row that is trained on.
+
+        Raises ModelError for a model without blocks that can be told apart.
+        """
+        self.is_running = False
+        self._longest = longest
+        self._calls: list[tuple[nn.Module, Callable[..., Any] | None]] = []
         for stack in find_blocks(model).stacks:
             for block in model.get_submodule(stack.path).children():
                 block.compile(dynamic=True)
-        BOUNDS.least = longest
-        torch.compiler.set_stance("force_eager")  # Of the whole process, in which nothing else is compiled.
+                self._calls.append((block, block._compiled_call_impl))
+        self._let_be()
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within the context blocks run compiled."""
-        Compiled._running = self
+        for block, call in self._calls:
+            block._compiled_call_impl = call  # Where `nn.Module.compile` puts it.
+        self.is_running, BOUNDS.least = True, self._longest
         try:
-            with torch.compiler.set_stance("default"):
-                yield
+            yield
         finally:
-            Compiled._running = None
+            self._let_be()
 
-    @staticmethod
-    def runs() -> bool:
-        """Whether blocks run compiled now."""
-        return Compiled._running is not None
-
-    @staticmethod
-    def left_out() -> AbstractContextManager[Any]:
-        """Within the context they run as they are."""
-        if Compiled._running is None:  # The compiler takes seconds to import.
-            return nullcontext()
+    def left_out(self) -> AbstractContextManager[Any]:
+        """Within the context blocks run as they are, also within `active`."""
         stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
         return stance
+
+    def _let_be(self) -> None:
+        for block, _ in self._calls:
+            block._compiled_call_impl = None
+        self.is_running, BOUNDS.least = False, 0
+
+
+def what_is_missing(device: torch.device) -> str | None:
+    """What torch.compile needs on this machine and does not find; None: nothing."""
+    names = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++", "gcc", "cc", "clang"]
+    if not any(map(shutil.which, names)):
+        return f"there is no compiler for C++ ({', '.join(names)})"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    return None

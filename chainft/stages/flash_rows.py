@@ -32,8 +32,8 @@ class Bounds:
         """Least `longest`: what is compiled for one number is compiled anew for another."""
 
     def of(self, layout: Layout | None) -> None:
-        """Those of a layout; None, or one on another device: none."""
-        if layout is None or layout.device.type != "cuda":
+        """Those of a layout; None: none."""
+        if layout is None:
             self.ends, self.longest = None, 0
         else:
             self.ends, self.longest = layout.ends, max(layout.longest, self.least)
@@ -50,8 +50,10 @@ def suits(query: Tensor) -> bool:
 
 
 def in_type_of(value: Tensor, other: Tensor) -> Tensor:
-    """Queries or keys in the type of the values, where that is one of 16 bits: rotations by position leave them in float32
-    under autocast, and torch's own attention rounds them too."""
+    """Queries or keys in the type of the values, where that is one of 16 bits.
+
+    Rotations by position leave them in float32 under autocast, and torch's own attention rounds them too.
+    """
     return other.to(value.dtype) if value.dtype in _TYPES else other
 
 

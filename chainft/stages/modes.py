@@ -1,20 +1,29 @@
-"""A model in evaluation mode for a while, and every module afterwards in the mode in which it was."""
+"""A model in another mode for a while, and every module afterwards in the mode in which it was."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """Of a model in training some stages may be in evaluation mode (`eval_mode`), and stay in it."""
+    return _in_mode(model, training=False)
+
+
+def training(model: nn.Module) -> AbstractContextManager[None]:
+    """All of it, with dropout."""
+    return _in_mode(model, training=True)
+
+
+@contextmanager
+def _in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     before = [(module, module.training) for module in model.modules()]
-    model.train(False)
+    model.train(training)
     try:
         yield
     finally:
-        for module, training in before:
-            module.training = training
+        for module, was in before:
+            module.training = was

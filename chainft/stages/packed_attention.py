@@ -23,8 +23,9 @@ from chainft.stages.packed_layout import Group, Layout
 NAME = "chainft_rows"
 """Name of the attention in transformers' table."""
 
-KERNEL = "kernel"
-"""In `Layout.made`: whether attention ran by a GPU's kernel."""
+TRIAL = "trial"
+"""In `Layout.made`, where a GPU's kernel is tried: what each attention gave by it (T, H * W), None where it did not run,
+and what it should have given."""
 
 _LAYOUT: ContextVar[Layout] = ContextVar("chainft_layout")
 
@@ -36,11 +37,12 @@ def register() -> None:
 
 
 @contextmanager
-def attending(configs: Sequence[PreTrainedConfig], layout: Layout) -> Iterator[None]:
-    """For the time of a call, attention stays within rows."""
+def attending(configs: Sequence[PreTrainedConfig], layout: Layout, *, kernel: bool = False) -> Iterator[None]:
+    """For the time of a call, attention stays within rows; `kernel`: by that of a GPU."""
     before = [config._attn_implementation for config in configs]
     token = _LAYOUT.set(layout)
-    flash_rows.BOUNDS.of(layout)
+    before_bounds = flash_rows.BOUNDS.ends, flash_rows.BOUNDS.longest
+    flash_rows.BOUNDS.of(layout if kernel else None)
     try:
         for config in configs:
             config._attn_implementation = NAME
@@ -49,7 +51,7 @@ def attending(configs: Sequence[PreTrainedConfig], layout: Layout) -> Iterator[N
         for config, kind in zip(configs, before, strict=True):
             config._attn_implementation = kind
         _LAYOUT.reset(token)
-        flash_rows.BOUNDS.of(_LAYOUT.get(None))
+        flash_rows.BOUNDS.ends, flash_rows.BOUNDS.longest = before_bounds
 
 
 def configs_of(model: PreTrainedModel) -> list[PreTrainedConfig]:
@@ -96,19 +98,32 @@ def attend_within_rows(
         if layout.lengths.max() >= sliding_window:
             raise ValueError("rows longer than the window of attention")
     if bounds.ends is not None and flash_rows.suits(query) and (narrowed() is None or not causal):
-        return _by_kernel(layout, query, key, value, causal=causal, dropout_p=dropout, scale=scaling), None
+        found = _by_kernel(layout, query, key, value, causal=causal, dropout_p=dropout, scale=scaling)
+        if TRIAL in layout.made:
+            expected = _by_groups(layout, query, key, value, causal=causal, dropout_p=0.0, scale=scaling)
+            layout.made[TRIAL].append((found[0].flatten(1), expected[0].flatten(1)))
+        return found, None
+    if TRIAL in layout.made:
+        layout.made[TRIAL].append((None, None))
     if key.shape[1] != query.shape[1]:
         key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for one in (key, value))
-    heads, width = query.shape[1], query.shape[3]
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     if row_attention.suits((query, key, value), layout, dropout):
         return _written_out(layout, query, key, value, causal=causal, **options), None
     narrow = narrowed()
     if narrow is not None:
         tables = [one[0].transpose(0, 1).flatten(1) for one in (query, key, value)]  # (T, H * W) each
-        out = _read_tokens(layout, narrow.read, tables, heads, causal=causal, **options)
+        out = _read_tokens(layout, narrow.read, tables, query.shape[1], causal=causal, **options)
         narrow.attended = True
         return out, None
+    return _by_groups(layout, query, key, value, causal=causal, **options), None
+
+
+def _by_groups(layout: Layout, query: Tensor, key: Tensor, value: Tensor, *, causal: bool, **options: Any) -> Tensor:
+    """(1, T, H, W), a group of rows of like length at a time."""
+    heads, width = query.shape[1], query.shape[3]
+    if key.shape[1] != heads:
+        key, value = (one.repeat_interleave(heads // one.shape[1], dim=1) for one in (key, value))
     table = torch.cat([one[0].transpose(0, 1).flatten(1) for one in (query, key, value)], dim=1)  # (T, 3 * H * W)
     found = []
     for group in layout.groups:
@@ -118,13 +133,12 @@ def attend_within_rows(
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, **options)
         flat = out.transpose(1, 2).reshape(-1, heads * width)  # (n * l, H * W)
         found.append(flat if group.mask is None else functional.embedding(group.kept, flat))
-    return torch.cat(found).view(1, -1, heads, width), None
+    return torch.cat(found).view(1, -1, heads, width)
 
 
 def _by_kernel(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     """(1, T, H, W), or (1, R, H, W) where only the read tokens attend."""
     narrow = narrowed()
-    layout.made[KERNEL] = True
     if narrow is None:
         return flash_rows.attend(query, key, value, layout.ends, layout.longest, **options)
     ends, most = layout.read_ends

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from chainft.errors import ChainftError
+from chainft.models.device import is_out_of_memory
 from chainft.stages.compiled import Compiled
 from chainft.stages.gates import Gates, Payload, probe_inputs
 from chainft.stages.int8 import unrounded
 from chainft.stages.last_block import find_queries, narrowing
-from chainft.stages.modes import evaluating
-from chainft.stages.packed_attention import KERNEL, attending, configs_of, register
+from chainft.stages.modes import evaluating, training
+from chainft.stages.packed_attention import TRIAL, attending, configs_of, register
 from chainft.stages.packed_layout import Layout
 from chainft.stages.prologue import Idle, find_idle
 from chainft.stages.rounding import alike
@@ -33,8 +34,8 @@ from chainft.stages.spans import Span
 _PROBE_LENGTHS = (9, 4, 7, 4)
 _WORTH_COMPILED = 0.5
 """Share of read tokens from which on a compiled last block computes for all."""
-_TOLERANCE_16 = 0.1
-"""Most difference of a token's hidden states, beside their size, in 16 bits: a wrong row shows as one of 1."""
+_TOLERANCE_16 = 0.03
+"""Most difference of what attention gives a token, beside its size, in 16 bits (bfloat16 rounds to 1 in 256)."""
 
 
 class Packing:
@@ -49,6 +50,8 @@ class Packing:
         """Rows must be shorter than this: the least window of attention."""
         self.has_kernel = False
         """Whether a GPU's kernel attends for rows of different length at once; found by `try_kernel`."""
+        self.compiled: Compiled | None = None
+        """The blocks that are compiled in training."""
         self._num_blocks = gates.blocks.num_blocks
         self._head = Span(self._num_blocks, self._num_blocks, embeddings=False, head=True)
 
@@ -89,7 +92,8 @@ class Packing:
         if read is None or not read.any():
             return False
         share = int(read.sum()) / int(lengths.sum())
-        return share < (_WORTH_COMPILED if Compiled.runs() else 1.0)
+        is_compiled = self.compiled is not None and self.compiled.is_running
+        return share < (_WORTH_COMPILED if is_compiled else 1.0)
 
     def head(self, hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
         """The model's output for last hidden states (B, L, D)."""
@@ -111,17 +115,40 @@ class Packing:
 
     @unrounded()
     def try_kernel(self, dtype: torch.dtype) -> None:
-        """Find out whether attention runs by a GPU's kernel for rows of different length, under autocast to `dtype`."""
+        """Find out whether attention runs by a GPU's kernel for rows of different length, under autocast to `dtype`.
+
+        All attention must, and give what it gives without it; so must a backward pass in training.
+        """
         inputs, lengths = _probe(self.gates.model)
         device = self.gates.model.device
-        found = []
-        with evaluating(self.gates.model), torch.no_grad():
-            for enabled in (True, False):
-                layout = Layout(lengths, device)
-                with torch.autocast(device.type, dtype, enabled=enabled):
-                    found.append(self.hidden(inputs, layout).float())
-                self.has_kernel = self.has_kernel or layout.made.get(KERNEL, False)
-        self.has_kernel = self.has_kernel and alike(*found, tolerance=_TOLERANCE_16)
+        layout = Layout(lengths, device)
+        layout.made[TRIAL] = tried = []
+        self.has_kernel = True
+        fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        try:
+            with torch.autocast(device.type, dtype), fork:
+                with evaluating(self.gates.model), torch.no_grad():
+                    self.hidden(inputs, layout)
+                self._try_backward(inputs, Layout(lengths, device))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            tried.append((None, None))  # A kernel that this GPU has for other heads only.
+        self.has_kernel = bool(tried) and all(
+            found is not None and alike(found.float(), expected.float(), tolerance=_TOLERANCE_16)
+            for found, expected in tried
+        )
+
+    def _try_backward(self, inputs: Mapping[str, Tensor], layout: Layout) -> None:
+        """Training with dropout, as it is configured."""
+        model = self.gates.model
+        trained = [one for one in model.parameters() if one.requires_grad]
+        blocks = nn.ModuleList([self.gates.blocks.module(block) for block in range(self._num_blocks)])
+        # Only the blocks: tables of trained words know those of the data alone.
+        with evaluating(model), training(blocks), torch.enable_grad():
+            hidden = self.hidden(inputs, layout)
+            if hidden.requires_grad:
+                torch.autograd.grad(hidden.float().sum(), trained, allow_unused=True)
 
     @cached_property
     def queries(self) -> Sequence[nn.Module] | None:
@@ -172,7 +199,8 @@ class Packing:
         """(1, T, D) what block `stop - 1` gives; `received` (1, T, D): what goes into `start`, None: the embeddings."""
         span = Span(start, stop, embeddings=received is None, head=False)
         payload = None if received is None else Payload(received)
-        with nullcontext() if received is None else self._left_out(), attending(self._configs, layout):
+        attention = attending(self._configs, layout, kernel=self.has_kernel)
+        with nullcontext() if received is None else self._left_out(), attention:
             found = self.gates.run(span, payload, packed)
         hidden: Tensor = found.hidden
         return hidden
@@ -187,7 +215,10 @@ class Packing:
     ) -> Tensor:
         """(1, R, D)."""
         # What narrows a block is not part of its code.
-        with Compiled.left_out(), narrowing(layout.read_places, received.shape[1], queries, rest=rest):
+        with (
+            self.compiled.left_out() if self.compiled else nullcontext(),
+            narrowing(layout.read_places, received.shape[1], queries, rest=rest),
+        ):
             return self._blocks(self._num_blocks - 1, self._num_blocks, received, packed, layout)
 
     @contextmanager

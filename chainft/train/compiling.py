@@ -1,21 +1,29 @@
-"""Whether blocks are compiled in training, as `train.compile` says."""
+"""Whether blocks are compiled in training (`train.compile`), and what they hand on (`train.hidden_dtype`)."""
 
 from __future__ import annotations
 
+import logging
+
+import torch
 from transformers import PreTrainedModel
 
 from chainft.config.run import RunConfig
 from chainft.data.store import FeatureStore
 from chainft.errors import ConfigError, ModelError
 from chainft.stages.blocks import Blocks, find_blocks
-from chainft.stages.compiled import Compiled
+from chainft.stages.compiled import Compiled, what_is_missing
 from chainft.stages.links import LinkedModel
 from chainft.stages.packing import Packing
+from chainft.stages.precision import set_hidden_dtype
 from chainft.train.learner import Course
 
+logger = logging.getLogger(__name__)
+
 WORTH = 2e16
-"""Floating-point operations of a training from which on compiling pays: two minutes or so of a large GPU. A fixed number,
-not a measured time, so that the same run is compiled each time."""
+"""Floating-point operations of a training from which on compiling pays: two minutes or so of a large GPU.
+
+A fixed number, not a measured time, so that the same run is compiled each time.
+"""
 
 
 def find_compiled(
@@ -23,24 +31,16 @@ def find_compiled(
 ) -> Compiled | None:
     """The blocks, to be compiled when they first train; None where they run as they are.
 
-    `packing`: how batches run without padding. Raises ConfigError where `train.compile=true` cannot be.
+    `packing`: how batches run without padding, which is told of them. Raises ConfigError where `train.compile=true`
+    cannot be.
     """
-    wanted = config.train.compile
-    if wanted is False or (wanted == "auto" and model.device.type != "cuda"):
+    wanted, device = config.train.compile, model.device
+    if wanted is False or (wanted == "auto" and device.type != "cuda"):
         return None
-    because = None
-    blocks: Blocks | None = None
-    if config.launch.divides:
-        because = "stages of a divided model come and go"
-    elif isinstance(model, LinkedModel):
-        because = "linked models are several"
-    elif model.device.type not in ("cuda", "cpu"):
-        because = f"it is for CUDA GPUs and CPUs, and the run computes on {model.device.type}"
-    else:
-        try:
-            blocks = find_blocks(model)
-        except ModelError as error:
-            because = str(error)
+    blocks = _blocks_of(model, config)
+    because = blocks if isinstance(blocks, str) else what_is_missing(device)
+    if device.type not in ("cuda", "cpu"):
+        because = f"it is for CUDA GPUs and CPUs, and the run computes on {device.type}"
     if packing is not None and not packing.has_kernel:
         because = "batches run without padding by an attention that cannot be compiled (train.padding_free=false pads)"
     if because and wanted is True:
@@ -50,9 +50,41 @@ def find_compiled(
             key="train.compile",
             help="leave it away",
         )
-    if because or blocks is None or (wanted == "auto" and _work(blocks, config, store) < WORTH):
+    if isinstance(blocks, str) or (wanted == "auto" and _work(blocks, config, store) < WORTH):
         return None
-    return Compiled(model, longest=int(store.lengths.max()))
+    if because:
+        logger.warning("blocks are not compiled, which takes longer: %s", because)
+        return None
+    compiled = Compiled(model, longest=int(store.lengths.max()))
+    if packing is not None:
+        packing.compiled = compiled
+    return compiled
+
+
+def round_hidden(model: PreTrainedModel) -> None:
+    """Hand hidden states on in bfloat16 (`train.hidden_dtype`). Raises ConfigError for a model without blocks."""
+    try:
+        blocks = find_blocks(model)
+    except ModelError as error:
+        raise ConfigError(
+            f"train.hidden_dtype = bfloat16 is not possible: {type(model).__name__} has no blocks that can be told apart",
+            slug="unsupported-by-model",
+            key="train.hidden_dtype",
+            help="leave it away",
+        ) from error
+    set_hidden_dtype(model, {blocks.path_of(block) for block in range(blocks.num_blocks)}, torch.bfloat16)
+
+
+def _blocks_of(model: PreTrainedModel, config: RunConfig) -> Blocks | str:
+    """The blocks that can be compiled; or why there are none."""
+    if config.launch.divides:
+        return "stages of a divided model come and go"
+    if isinstance(model, LinkedModel):
+        return "linked models are several"
+    try:
+        return find_blocks(model)
+    except ModelError:
+        return f"{type(model).__name__} has no blocks that can be told apart"
 
 
 def _work(blocks: Blocks, config: RunConfig, store: FeatureStore) -> float:

@@ -20,7 +20,8 @@ from chainft.plan.micro_batches import configured_rows
 from chainft.run_folder import RunFolder, write_json
 from chainft.tasks.base import Scores
 from chainft.train.faults import fault_point
-from chainft.train.learner import Course, Learner, StepFacts, Update
+from chainft.train.leading import StepFacts, Update
+from chainft.train.learner import Course, Learner
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.parts import own_part
 from chainft.train.recorder import Recorder
@@ -108,6 +109,7 @@ class Fit:
                 self._after_step()
             else:  # The weights are those of a later step already.
                 self.state = replace(self.state, evaluated_step=self.state.step)
+                self.checkpoints.rotate()
         if not self.checkpoints.has(self.state.step):
             self.save()
 
@@ -247,7 +249,7 @@ class Fit:
         if self.learner.world.is_main:
             write_json(path, record)
         raise DivergedError(
-            f"step {facts.step}: the loss is {facts.loss}, the gradient norm {facts.grad_norm}; nothing was updated",
+            f"step {facts.step}: the loss is {facts.loss}, the gradient norm {facts.grad_norm}; the update was left out",
             slug="not-finite",
             where=f"{path} (the examples of this batch)",
             key="optimizer.lr",

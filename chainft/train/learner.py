@@ -30,9 +30,11 @@ from chainft.stages.compiled import Compiled
 from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
 from chainft.train.faults import fault_point
+from chainft.train.leading import Outcome, StepFacts, Update, is_leading
 from chainft.train.offload import Offload
 from chainft.train.placing import Placed
 from chainft.train.schedule import lr_factor
+from chainft.train.seeding import seed_step
 from chainft.train.sharding import Sharding
 from chainft.train.slices import as_number
 from chainft.train.word_table import WordTable
@@ -56,34 +58,6 @@ class Order(Protocol):
 OVERHEAD_TOKENS = {"cpu": 80, "cuda": 2048, "mps": 1024}
 """Cost of one more micro-batch in tokens. CPU: with MiniLM on two cores a pass costs 50 ms and 0.6 ms a token; the
 others are estimates. Whatever the value, it only moves time."""
-
-
-@dataclass(frozen=True)
-class StepFacts:
-    """What one update did."""
-
-    step: int
-    """Updates done so far, this one included."""
-    loss: float
-    """Mean loss a target over the global batch."""
-    lr: float
-    grad_norm: float
-    """Norm before clipping."""
-    num_examples: int
-    num_tokens: int
-    """Tokens of the batch without padding."""
-    finite: bool
-    """False: loss or gradient was not finite and the update was left out."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """An update that is under way; a GPU may be at it still."""
-
-    facts: Callable[[], StepFacts]
-    """Waits for what it did."""
-    leads: bool
-    """Whether the next one may begin before that is known: where this one is left out, the device itself does it."""
 
 
 @dataclass(frozen=True)
@@ -197,21 +171,15 @@ class Learner:
         limit = self.config.train.max_grad_norm
         parameters = [one for one in self._trained() if one.grad is not None]
         norm = self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit)
-        values = torch.stack([loss, norm.to(loss.device, torch.float64)])
-        is_bad = (~values.isfinite().all()).to(torch.float32)
+        outcome = Outcome.of(loss, norm)
+        is_bad = outcome.is_bad
         self.plain_optimizer.found_inf = is_bad  # type: ignore[attr-defined] # As `torch.amp.GradScaler` hands it on.
         self._apply(step, is_bad)
         self.optimizer.zero_grad(set_to_none=True)
-        there = torch.empty(2, dtype=torch.float64, pin_memory=True)
-        there.copy_(values, non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch has no types for it.
-        done.record()
-        num_examples = len(self.examples_of(step))
+        arrived, num_examples = outcome.send(), len(self.examples_of(step))
 
         def facts() -> StepFacts:
-            done.synchronize()
-            loss, norm = there.tolist()
-            finite = math.isfinite(loss) and math.isfinite(norm)
+            loss, norm, finite = arrived()
             return StepFacts(step + 1, loss, lr, norm, num_examples, tokens, finite)
 
         return Update(facts, leads=True)
@@ -221,7 +189,8 @@ class Learner:
 
         `most`: of so many examples only.
         """
-        self._within_memory(step, partial(self._forward_and_backward, most=most))
+        loss, _ = self._within_memory(step, partial(self._forward_and_backward, most=most))
+        float(loss)  # Waits for the device.
         self.optimizer.zero_grad(set_to_none=True)
 
     def rows_of(self, step: int, *, most: int | None = None) -> list[int]:
@@ -422,25 +391,6 @@ class Learner:
             self.max_rows,
             self.config.train.batch_size,
         )
-
-
-def is_leading(
-    optimizer: torch.optim.Optimizer, accelerator: Accelerator, world: World, division: object | None
-) -> bool:
-    """Whether an update needs no number of the device: one process on a GPU, and an optimizer that leaves out by itself
-    what is not finite (torch's fused ones)."""
-    alone = world.num_copies == 1 and division is None
-    skips = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return accelerator.device.type == "cuda" and alone and skips and accelerator.scaler is None
-
-
-def seed_step(seed: int, step: int, number: int, *, device: torch.device, copy: int = 0) -> None:
-    """Seed torch for micro-batch `number` of `step` in copy `copy`: independent of everything that happened before."""
-    key = [seed, step, number, copy] if copy else [seed, step, number]
-    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
-    # `torch.manual_seed` seeds all devices and, where CUDA is not in use, formats a traceback each time: 2 ms.
-    seed_all = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
-    seed_all(int(state[0]) << 32 | int(state[1]))
 
 
 def _float64_device(device: torch.device) -> torch.device:

@@ -138,12 +138,14 @@ def _with_entries(
     entries: dict[Split, PrefixEntry] = {}
     for split, store in prepared.stores.items():
         if split == "train" or prepared.task.evaluates_by_forward:
-            key = _key(weights, shape, prepared.task, store, accelerator)
+            key = _key(weights, shape, prepared.task, store, accelerator, config)
             entries[split] = PrefixEntry(root / key, Layout(store.lengths, shape.token_bytes), shape, about)
     return PrefixPlan(gates, prefix, entries, sum(entry.missing_bytes for entry in entries.values()))
 
 
-def _key(weights: str, shape: Shape, task: Task, store: FeatureStore, accelerator: Accelerator) -> str:
+def _key(
+    weights: str, shape: Shape, task: Task, store: FeatureStore, accelerator: Accelerator, config: RunConfig
+) -> str:
     """Digest of all that the states of a split depend on; labels, head and task are not among it."""
     columns = [name for name, column in task.features.items() if column.model_input and name != "labels"]
     depends = {
@@ -155,6 +157,7 @@ def _key(weights: str, shape: Shape, task: Task, store: FeatureStore, accelerato
         "stored": shape.stored,
         "computed": shape.computed,
         "autocast": accelerator.mixed_precision,
+        "hidden": config.train.hidden_dtype,
         "device": accelerator.device.type,
         "matmul": torch.get_float32_matmul_precision(),
     }

@@ -87,9 +87,6 @@ def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
         )
     _check_offload(config, device)
     _check_tracker(config)
-    if device.type == "cuda":
-        # It builds a kernel for each new size of a batch, which takes longer than a step; torch has others.
-        torch.backends.cuda.enable_cudnn_sdp(False)
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=config.train.mixed_precision,

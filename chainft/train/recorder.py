@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from chainft.errors import StorageError
 from chainft.run_folder import write_text
 from chainft.tasks.base import Scores
-from chainft.train.learner import StepFacts
+from chainft.train.leading import StepFacts
 
 
 class Display(Protocol):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from chainft.config.anchor import anchored
@@ -28,17 +27,15 @@ from chainft.infer.engine import Engine, score
 from chainft.infer.forward import Forward
 from chainft.infer.reads import Reads, find_reads, probe_batch
 from chainft.metrics.base import check_metric
-from chainft.models.device import choose_device
+from chainft.models.device import choose_device, for_batches_of_any_size
 from chainft.report.console import print_findings, print_next, print_plan, print_results
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
 from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
-from chainft.stages.blocks import find_blocks
 from chainft.stages.deferred_head import DeferredHead, find_deferred_head
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
-from chainft.stages.precision import set_hidden_dtype
-from chainft.train.compiling import find_compiled
+from chainft.train.compiling import find_compiled, round_hidden
 from chainft.train.conclude import conclude
 from chainft.train.divide import Division, divide
 from chainft.train.environment import environment_facts
@@ -148,6 +145,10 @@ class Session:
     def run(self) -> dict[str, Any]:
         """All phases; returns the results."""
         accelerator = make_accelerator(self.config, self.folder.path)
+        with for_batches_of_any_size(accelerator.device):
+            return self._run(accelerator)
+
+    def _run(self, accelerator: Accelerator) -> dict[str, Any]:
         if self.world.is_main:
             self._write_config()
         with PhaseProgress() as phase:
@@ -203,8 +204,7 @@ class Session:
             recompute_all(model)
         prepared.chain.set_recomputation()
         if self.config.train.hidden_dtype == "bfloat16":
-            blocks = find_blocks(model)
-            set_hidden_dtype(model, {blocks.path_of(block) for block in range(blocks.num_blocks)}, torch.bfloat16)
+            round_hidden(model)
         checkpoints = SharedCheckpoints.of(self.world, self.folder.checkpoints, self.config.checkpoint)
         found = checkpoints.latest() if self.config.resume else None
         if found:

@@ -25,12 +25,15 @@ def test_ends_among_read_tokens() -> None:
     assert most == 3
 
 
-def test_rows_on_a_cpu_have_another_attention() -> None:
+def test_bounds_are_those_of_a_layout_or_wider() -> None:
     bounds = Bounds()
     bounds.of(Layout(np.array([5, 2]), CPU))
-    assert bounds.ends is None and not is_available(CPU)
+    assert bounds.ends is not None and bounds.ends.tolist() == [0, 2, 7] and bounds.longest == 5
+    bounds.least = 9
+    bounds.of(Layout(np.array([5, 2]), CPU))
+    assert bounds.longest == 9
     bounds.of(None)
-    assert bounds.ends is None
+    assert bounds.ends is None and not is_available(CPU)
 
 
 def test_kernels_are_for_16_bits_and_heads_of_some_widths() -> None:

@@ -19,7 +19,7 @@ from chainft.errors import DivergedError, Stopped, StorageError
 from chainft.train import joint_save
 from chainft.train.checkpoint import CheckpointStore
 from chainft.train.fit import Fit
-from chainft.train.learner import StepFacts
+from chainft.train.leading import StepFacts
 from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.world import World
 from tests.train.test_fit import STEPS, FakeLearner, config, make

@@ -23,6 +23,7 @@ from chainft.stages.precision import set_hidden_dtype
 from chainft.train import compiling
 from chainft.train.session import run_training
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has its own tests: test_gpu.py")
 Train = Callable[..., dict[str, Any]]
 
 
@@ -33,7 +34,7 @@ def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator
 
     def run(*words: str, name: str = "run") -> dict[str, Any]:
         settings = [f"model={still_encoder}", "train.batch_size=8", "train.max_steps=6", "optimizer.lr=0.005"]
-        settings += ["report.enabled=false", f"run={tmp_path / name}", *ner_files, "task=ner", "train.device=cpu"]
+        settings += ["report.enabled=false", f"run={tmp_path / name}", *ner_files, "task=ner"]
         AcceleratorState._reset_state(reset_partial_state=True)
         results = run_training(compose([*settings, *words]))
         lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -63,7 +64,6 @@ def compiled_by_tracing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_it(self, **options, backend=traced))
     yield runs
-    torch.compiler.set_stance("default")
     torch.compiler.reset()
 
 
@@ -87,28 +87,32 @@ def test_blocks_run_compiled_within_the_context_alone(compiled_by_tracing: list[
     compiled = Compiled(model, longest=6)
     assert torch.equal(model(input_ids=ids).last_hidden_state, expected) and not compiled_by_tracing
     with compiled.active():
-        assert Compiled.runs()
+        assert compiled.is_running
         found = model(input_ids=ids).last_hidden_state
         assert len(compiled_by_tracing) == 2
-        with Compiled.left_out():
+        with compiled.left_out():
             model(input_ids=ids)
         assert len(compiled_by_tracing) == 2
         model(input_ids=ids)
-    assert len(compiled_by_tracing) == 4 and not Compiled.runs()
+    assert len(compiled_by_tracing) == 4 and not compiled.is_running
     assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["train.compile=true", "train.padding_free=true"], "train.padding_free = true is not possible"),
-        (["train.compile=true", "launch.offload=disk"], "train.compile = true is not possible"),
-        (["train.compile=true", "chain=cascade"], "train.compile = true is not possible"),
+        (["train.padding_free=true"], "train.padding_free = true is not possible: train.compile"),
+        (["missing"], "train.compile = true is not possible: there is no compiler"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused(train: Train, words: list[str], told: str) -> None:
+def test_what_cannot_be_compiled_is_refused(
+    train: Train, monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
+) -> None:
+    if words == ["missing"]:
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        words = []
     with pytest.raises(ConfigError, match=told):
-        train(*words)
+        train("train.compile=true", *words)
 
 
 def test_nothing_is_compiled_on_a_cpu_unless_asked(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

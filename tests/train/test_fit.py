@@ -16,7 +16,8 @@ from chainft.errors import ConfigError, DivergedError, Stopped
 from chainft.run_folder import RunFolder
 from chainft.tasks.base import Scores
 from chainft.train.fit import Fit, FitState, greater_is_better, is_due
-from chainft.train.learner import Course, StepFacts, Update
+from chainft.train.leading import StepFacts, Update
+from chainft.train.learner import Course
 from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.world import World
 

@@ -29,6 +29,7 @@ from chainft.train.launch import launch
 from chainft.train.session import run_training
 
 pytestmark = [
+    pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
     pytest.mark.filterwarnings("ignore"),  # Of the compiler itself.
 ]
@@ -107,30 +108,50 @@ def test_a_compiled_decoder_learns_answers(train: Train, tiny_decoder: Path, tmp
     assert compiled["losses"][-1] < 0.9 * compiled["losses"][0]
 
 
-def test_steps_that_run_ahead_change_no_number(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def leading(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each learner that was made runs ahead."""
+    made: list[bool] = []
+    find = learner.is_leading
+
+    def noted(*arguments: Any) -> bool:
+        made.append(find(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(learner, "is_leading", noted)
+    return made
+
+
+def test_steps_that_run_ahead_change_no_number(
+    train: Train, leading: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["train.padding_free=false", "checkpoint.every=3", "evaluation.every=4"]
     found = train(*words, name="ahead")
+    assert leading == [True]
     monkeypatch.setattr(learner, "is_leading", lambda *_: False)
     assert found["losses"] == pytest.approx(train(*words, name="waiting")["losses"], rel=1e-5)
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_a_step_that_is_not_finite_is_left_out_by_the_device(
-    train: Train, monkeypatch: pytest.MonkeyPatch, ahead: bool
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_step_that_is_not_finite_is_left_out(
+    train: Train, leading: list[bool], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """By the device where steps run ahead, as by the loop where they do not; also where it is the first one."""
     monkeypatch.setenv("CHAINFT_TESTING", "1")
-    monkeypatch.setenv("CHAINFT_FAULT", "nan@step=4,phase=loss")
-    if not ahead:
-        monkeypatch.setattr(learner, "is_leading", lambda *_: False)
-    words = ["optimizer.weight_decay=0.1", "evaluation.every=100"]
-    with pytest.raises(DivergedError):
-        train(*words, name="stops")
-    found = train(*words, "train.max_nonfinite_steps=1", name="goes-on")
-    monkeypatch.delenv("CHAINFT_FAULT")
-    plain = train(*words, name="plain")
-    assert found["losses"][3] is None and None not in found["losses"][4:]
-    assert found["losses"][:3] == pytest.approx(plain["losses"][:3], rel=1e-5)
-    assert found["losses"][4] != pytest.approx(plain["losses"][4], rel=1e-5)
+    words = ["optimizer.weight_decay=0.1", "evaluation.every=100", f"optimizer.name={name}"]
+    words += ["optimizer.options={momentum: 0.9}"] if name == "sgd" else []
+    for bad in (1, 4):
+        monkeypatch.setenv("CHAINFT_FAULT", f"nan@step={bad},phase=loss")
+        with pytest.raises(DivergedError):
+            train(*words, name=f"stops-{bad}")
+        found = train(*words, "train.max_nonfinite_steps=1", name=f"ahead-{bad}")
+        with monkeypatch.context() as patch:
+            patch.setattr(learner, "is_leading", lambda *_: False)
+            waiting = train(*words, "train.max_nonfinite_steps=1", name=f"waiting-{bad}")
+        assert found["losses"][bad - 1] is None and None not in found["losses"][bad:]
+        kept = [loss for loss in found["losses"] if loss is not None]
+        assert kept == pytest.approx([loss for loss in waiting["losses"] if loss is not None], rel=1e-4)
+    assert set(leading) == {name != "sgd"}
 
 
 def test_a_broken_run_goes_on_with_the_same_losses(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

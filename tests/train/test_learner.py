@@ -20,7 +20,8 @@ from chainft.config.run import DataConfig, OptimizerConfig, RunConfig, Scheduler
 from chainft.data.batching import Batch
 from chainft.errors import MemoryError_
 from chainft.tasks.base import Column, Task
-from chainft.train.learner import Course, Learner, seed_step
+from chainft.train.learner import Course, Learner
+from chainft.train.seeding import seed_step
 
 
 class Store:

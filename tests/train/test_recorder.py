@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chainft.tasks.base import Scores
-from chainft.train.learner import StepFacts
+from chainft.train.leading import StepFacts
 from chainft.train.recorder import Recorder
 
 

@@ -29,6 +29,7 @@ from chainft.plan.micro_batches import configured_rows
 from chainft.stages.compiled import Compiled
 from chainft.stages.loss import loss_of
 from chainft.stages.policy import Conduct
+from chainft.train.clipping import clip
 from chainft.train.faults import fault_point
 from chainft.train.leading import Outcome, StepFacts, Update, is_leading
 from chainft.train.offload import Offload
@@ -356,6 +357,8 @@ class Learner:
         if staged := self.placed or self.offload:
             return staged.clip(limit)
         parameters = [one for one in trained if one.grad is not None]
+        if self.accelerator.device.type == "cpu" and self.sharding is None and self.accelerator.scaler is None:
+            return clip(parameters, limit)
         return as_number(self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit))
 
     def _set_lr(self, step: int) -> float:

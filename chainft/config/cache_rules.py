@@ -29,8 +29,6 @@ def a_cache_that_is_off_has_no_settings(config: RunConfig) -> Iterator[Problem]:
 
 def nothing_to_keep(chain: ChainConfig) -> tuple[str | None, str | None]:
     """Why no outputs can be kept, and what to do about it; None where a model may have them."""
-    if chain.is_linked:
-        return "outputs of linked models are not kept", "leave it away"
     names = stage_names(chain)
     if not names:
         return "no stage is frozen", "freeze the first one, as chain=frozen_base does"

@@ -10,7 +10,8 @@ Letters: B batch, L length, D width, C classes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -81,6 +82,8 @@ class LinkedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         made = stages or {name: self._make(name) for name in self.links}
         self.stages = nn.ModuleDict({name: made[name] for name in self.links})
         self._entrances = {name: Entrance(made[name]) for name in self.links}
+        self._left_out: tuple[str, ...] = ()
+        self._lent: Mapping[str, Tensor] = {}
         self.set_ties(config.ties)
 
     def forward(
@@ -103,10 +106,10 @@ class LinkedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         inputs = {"input_ids": input_ids} | {name: tensor for name, tensor in given.items() if tensor is not None}
         if self.config.exit_confidence is not None and not self.training:
             return self._forward_with_exits(inputs)
-        hidden: dict[str, Tensor] = {}
+        hidden: dict[str, Tensor] = dict(self._lent)
         auxiliary = []
         output = None
-        for name, link in self.links.items():
+        for name, link in self._computed():
             last = {"labels": labels} if labels is not None and name == list(self.links)[-1] else {}
             output, hidden[name] = self.run_stage(name, {**inputs, **last}, hidden)
             if link.auxiliary is not None:
@@ -121,6 +124,19 @@ class LinkedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         taken = inspect.signature(self.stages[name].forward).parameters
         own = {key: tensor for key, tensor in inputs.items() if key in taken}
         return self._entrances[name].run(own, self.received(name, hidden), residual=self.links[name].residual)
+
+    @contextmanager
+    def beginning_after(self, stages: Sequence[str], hidden: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the context the forward pass leaves out leading stages; `hidden` (B, L, D): what later ones read of them."""
+        self._left_out, self._lent = tuple(stages), dict(hidden)
+        try:
+            yield
+        finally:
+            self._left_out, self._lent = (), {}
+
+    def _computed(self) -> list[tuple[str, Link]]:
+        """The stages that the forward pass computes."""
+        return [(name, link) for name, link in self.links.items() if name not in self._left_out]
 
     def received(self, name: str, hidden: Mapping[str, Tensor]) -> Tensor | None:
         """(B, L, D) what a stage receives, in the width of its block 0; None for the first."""
@@ -184,8 +200,8 @@ class LinkedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
         multi_label = self.config.problem_type == "multi_label_classification"
         exits = EarlyExit(float(self.config.exit_confidence or 0.0), mask, multi_label=multi_label)
-        hidden: dict[str, Tensor] = {}
-        for name, link in self.links.items():
+        hidden: dict[str, Tensor] = dict(self._lent)
+        for name, link in self._computed():
             output, hidden[name] = self.run_stage(name, inputs, hidden)
             if link.auxiliary is not None:
                 keep = exits.leave(output.logits)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,6 +57,24 @@ class Prefix:
     stages: tuple[str, ...]
 
 
+class BlockPrefix:
+    """The frozen leading blocks of one model."""
+
+    def __init__(self, gates: Gates, prefix: Prefix) -> None:
+        self.gates = gates
+        self.prefix = prefix
+        self.model = gates.model
+        self.blocks, self.stages = prefix.blocks, prefix.stages
+
+    def states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """(B, L, D) at their end, in evaluation mode."""
+        return prefix_states(self.gates, self.prefix.span, inputs)
+
+    def digest(self) -> str:
+        """Digest of all that the states depend on beside the rows."""
+        return prefix_digest(self.gates, self.prefix)
+
+
 def find_prefix(chain: Chain, gates: Gates, *, pad_token_id: int) -> Prefix | Obstacle:
     """The longest row of leading stages whose outputs are the same in every step; at most an encoder."""
     obstacle: Obstacle | None = None
@@ -79,48 +98,55 @@ def find_prefix(chain: Chain, gates: Gates, *, pad_token_id: int) -> Prefix | Ob
 
 def _obstacle(part: Part, span: Span, chain: Chain, gates: Gates, pad_token_id: int) -> Obstacle | None:
     """Why the stage cannot be the end of the prefix `span`."""
-    if part.config.frozen is not True or part.config.unfreeze_at is not None:
-        when = (
-            "from the start" if part.config.unfreeze_at is None else f"from {part.config.unfreeze_at} of the training"
-        )
-        return Obstacle(f"stage {part.name!r} is trained {when}", f"set {part.key}.frozen=true")
+    if (is_trained := never_trained(part)) is not None:
+        return is_trained
     parameters = dict(gates.model.named_parameters(remove_duplicate=False))
     if trained := sorted(name for name in live(gates, span) if chain.trains(parameters[name])):
         return Obstacle(
             f"stage {part.name!r} computes with {trained[0]}, which another stage trains",
             "freeze that stage too, or do not share the parameter",
         )
+
+    def run() -> None:
+        gates.run(span, None, probe_inputs(gates.model))
+
     try:
-        draws = _draws(chain, gates, span)
+        draws = draws_numbers(chain, gates.model, run)
     except ModelError as error:  # Blocks that are left out at random.
         return Obstacle(str(error), error.problems[0].help or "take another model")
     if draws:
         return Obstacle(f"stage {part.name!r} has dropout in training", f"set {part.key}.eval_mode=true")
-    if _sees_padding(gates, span, pad_token_id):
+    if sees_padding(partial(prefix_states, gates, span), probe_inputs(gates.model), pad_token_id):
         name = type(gates.model).__name__
         return Obstacle(f"{name} computes other hidden states for a text that is padded", "take another model")
     return None
 
 
-def _draws(chain: Chain, gates: Gates, span: Span) -> bool:
-    """Whether the span draws random numbers in training. Raises ModelError for a model that drops blocks."""
-    model = gates.model
+def never_trained(part: Part) -> Obstacle | None:
+    """What there is against a stage that is trained, if only later."""
+    if part.config.frozen is True and part.config.unfreeze_at is None:
+        return None
+    when = "from the start" if part.config.unfreeze_at is None else f"from {part.config.unfreeze_at} of the training"
+    return Obstacle(f"stage {part.name!r} is trained {when}", f"set {part.key}.frozen=true")
+
+
+def draws_numbers(chain: Chain, model: PreTrainedModel, run: Callable[[], None]) -> bool:
+    """Whether `run` draws random numbers in training. Raises ModelError for a model that drops blocks."""
     was_training = model.training
     model.train()
     chain.conduct().begin(0, 1)
     before = RandomState.now(model.device)
     try:
         with torch.no_grad():
-            gates.run(span, None, probe_inputs(model))
+            run()
         return not before.equals(RandomState.now(model.device))
     finally:
         before.restore()
         model.train(was_training)
 
 
-def _sees_padding(gates: Gates, span: Span, pad_token_id: int) -> bool:
-    """Whether the states of a text depend on how far it is padded, or on what stands there."""
-    inputs = probe_inputs(gates.model)
+def sees_padding(run: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor], pad_token_id: int) -> bool:
+    """Whether the states (B, L, D) of a text depend on how far it is padded, or on what stands there."""
     length = inputs["input_ids"].shape[1]
 
     def states(num_padding: int, token: int) -> Tensor:
@@ -128,7 +154,7 @@ def _sees_padding(gates: Gates, span: Span, pad_token_id: int) -> bool:
             name: nn.functional.pad(value, (0, num_padding), value=0 if "mask" in name else token)
             for name, value in inputs.items()
         }
-        return prefix_states(gates, span, padded)[:, :length].float()
+        return run(padded)[:, :length].float()
 
     alone, padded, other = states(0, pad_token_id), states(_PADDING, pad_token_id), states(_PADDING, _OTHER_TOKEN)
     largest = float(alone.abs().max())
@@ -153,7 +179,7 @@ def prefix_digest(gates: Gates, prefix: Prefix) -> str:
     model = gates.model
     body = f"{model.base_model_prefix}."
     digest = hashlib.sha256(type(model.base_model).__name__.encode())
-    digest.update(json.dumps([prefix.blocks, model.config._attn_implementation, _architecture(model)]).encode())
+    digest.update(json.dumps([prefix.blocks, model.config._attn_implementation, architecture(model)]).encode())
     for name, tensor in _tensors(gates, prefix.span):
         digest.update(f"{name.removeprefix(body)} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -169,7 +195,9 @@ def _tensors(gates: Gates, span: Span) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, one) for name, one in gates.model.named_buffers() if not name.startswith(tuple(later)))
 
 
-def _architecture(model: PreTrainedModel) -> str:
+def architecture(model: PreTrainedModel) -> str:
+    """Its config without rates of dropout and what is of the head, as text."""
+
     def kept(tree: Any) -> Any:
         if isinstance(tree, dict):
             names = [name for name in tree if name not in _NOT_OF_THE_BODY and "drop" not in str(name)]

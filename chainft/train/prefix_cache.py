@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,10 @@ from chainft.data.prefix_store import PrefixStore
 from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
-from chainft.stages.gates import Gates, Payload, probe_inputs
-from chainft.stages.prefix import Prefix, prefix_states
+from chainft.stages.gates import Payload, probe_inputs
+from chainft.stages.linked_prefix import LinkedPrefix
+from chainft.stages.links_parts import linked_spans
+from chainft.stages.prefix import BlockPrefix
 from chainft.stages.prologue import find_idle
 from chainft.tasks.base import Task
 from chainft.train.faults import fault_point
@@ -41,7 +43,7 @@ than four times as many."""
 class PrefixCache:
     """What is kept of frozen stages for the splits of a run; nothing by default."""
 
-    lenders: Mapping[Split, Lender] = field(default_factory=dict)
+    lenders: Mapping[Split, Lender | LinkedLender] = field(default_factory=dict)
     facts: Mapping[str, Any] | None = None
     """What the plan says of it; None for a chain without frozen beginning."""
 
@@ -67,23 +69,25 @@ def open_prefix(
     if not isinstance(plan, PrefixPlan):
         return PrefixCache(facts=None if plan is None else plan.facts())
     started = time.perf_counter()
-    lenders: dict[Split, Lender] = {}
+    lenders: dict[Split, Lender | LinkedLender] = {}
     for split, entry in plan.entries.items():
-        compute = _Compute(plan.gates, plan.prefix, prepared.task, prepared.stores[split], accelerator)
+        compute = _Compute(plan.prefix, prepared.task, prepared.stores[split], accelerator)
         store = entry.open(compute, tell=_polled(progress, poll, f"frozen stages of {split}, tokens"))
-        lenders[split] = Lender(plan.gates, plan.prefix, store)
+        kept = plan.prefix
+        lenders[split] = LinkedLender(kept, store) if isinstance(kept, LinkedPrefix) else Lender(kept, store)
     return PrefixCache(lenders, {**plan.facts(), "opened_in_s": round(time.perf_counter() - started, 3)})
 
 
 class Lender:
     """The states of one split's rows."""
 
-    def __init__(self, gates: Gates, prefix: Prefix, store: PrefixStore) -> None:
+    def __init__(self, kept: BlockPrefix, store: PrefixStore) -> None:
+        gates, prefix = kept.gates, kept.prefix
         self.gates = gates
         self.rest = prefix.rest
         self.ends_encoder = len(gates.blocks.stacks) > 1 and prefix.span.stop == gates.blocks.stacks[0].size
         self.store = store
-        probe = prefix_states(gates, prefix.span, probe_inputs(gates.model)).clone()
+        probe = kept.states(probe_inputs(gates.model)).clone()
         self.idle = find_idle(gates, self.rest, self._payload(probe))
 
     @property
@@ -112,6 +116,27 @@ class Lender:
         return Payload(None, states) if self.ends_encoder else Payload(states)
 
 
+class LinkedLender:
+    """The same of linked models, whose leading stages are left out."""
+
+    def __init__(self, kept: LinkedPrefix, store: PrefixStore) -> None:
+        self.kept = kept
+        self.store = store
+
+    @property
+    def start(self) -> int:
+        """The first block that is computed, among those of all stages."""
+        spans = linked_spans(self.kept.model)
+        return min(span.start for name, span in spans.items() if name not in self.kept.stages)
+
+    def states(self, batch: Batch) -> Tensor:
+        """(B, L, D) of all stages that later ones read, side by side."""
+        return self.store.padded(batch.features).to(self.kept.model.device, non_blocking=True)
+
+    def __call__(self, batch: Batch) -> AbstractContextManager[None]:
+        return self.kept.lent(self.states(batch))
+
+
 def _polled(progress: Progress, poll: Callable[[], None], name: str) -> Callable[[int, int], None]:
     def tell(done: int, total: int) -> None:
         poll()
@@ -124,8 +149,7 @@ def _polled(progress: Progress, poll: Callable[[], None], name: str) -> Callable
 class _Compute:
     """Runs rows of a split through the prefix."""
 
-    gates: Gates
-    prefix: Prefix
+    prefix: BlockPrefix | LinkedPrefix
     task: Task
     store: FeatureStore
     accelerator: Accelerator
@@ -135,16 +159,16 @@ class _Compute:
         fit."""
         fault_point("prefix")
         most = len(rows)
-        if self.gates.model.device.type == "cpu":
+        if self.prefix.model.device.type == "cpu":
             most = max(1, _TOKENS_ON_CPU // max(1, int(self.store.lengths[rows].max())))
         return torch.cat([self._states(rows[start : start + most]) for start in range(0, len(rows), most)])
 
     def _states(self, rows: np.ndarray) -> Tensor:
         chosen = [int(row) for row in rows]
-        batch = self.task.collate([self.store[row] for row in chosen], chosen).to(self.gates.model.device)
+        batch = self.task.collate([self.store[row] for row in chosen], chosen).to(self.prefix.model.device)
         try:
             with self.accelerator.autocast():
-                states = prefix_states(self.gates, self.prefix.span, batch.inputs)  # (B, L, D)
+                states = self.prefix.states(batch.inputs)  # (B, L, D)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

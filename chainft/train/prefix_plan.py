@@ -26,7 +26,9 @@ from chainft.data.store import FeatureStore
 from chainft.errors import ConfigError, StorageError
 from chainft.report.words import size
 from chainft.stages.gates import Gates, probe_inputs
-from chainft.stages.prefix import Obstacle, Prefix, find_prefix, prefix_digest, prefix_states
+from chainft.stages.linked_prefix import LinkedPrefix, find_linked_prefix, probe_inputs_of
+from chainft.stages.links import LinkedModel
+from chainft.stages.prefix import BlockPrefix, Obstacle, find_prefix
 from chainft.tasks.base import Task
 from chainft.train.learner import Course
 from chainft.train.prepare import Prepared
@@ -42,8 +44,7 @@ _ROOM = 1.05
 class PrefixPlan:
     """The frozen beginning of the model, and where its outputs are or will be."""
 
-    gates: Gates
-    prefix: Prefix
+    prefix: BlockPrefix | LinkedPrefix
     entries: Mapping[Split, PrefixEntry]
     missing_bytes: int
 
@@ -91,14 +92,22 @@ def plan_prefix(
         wanted = before
     if wanted is False:
         return Unused("cache.prefix = false" if config.cache.prefix is False else "the run began without it")
-    gates = Gates(prepared.loaded.model)
-    prefix = find_prefix(prepared.chain, gates, pad_token_id=prepared.task.pad_token_id)
+    prefix = _find(prepared)
     if isinstance(prefix, Obstacle):
         return _refused(config, prefix, required=wanted is True)
-    plan = _with_entries(config, prepared, accelerator, gates, prefix)
+    plan = _with_entries(config, prepared, accelerator, prefix)
     if wanted == "auto" and not _pays(config, prepared, plan):
         return _without(config.cache, Unused("training passes over the data once", "set cache.prefix=true"))
     return _with_room(config, plan, required=wanted is True, goes_on=before is True)
+
+
+def _find(prepared: Prepared) -> BlockPrefix | LinkedPrefix | Obstacle:
+    model, pad = prepared.loaded.model, prepared.task.pad_token_id
+    if isinstance(model, LinkedModel):
+        return find_linked_prefix(prepared.chain, model, pad_token_id=pad)
+    gates = Gates(model)
+    found = find_prefix(prepared.chain, gates, pad_token_id=pad)
+    return found if isinstance(found, Obstacle) else BlockPrefix(gates, found)
 
 
 def _refused(config: RunConfig, obstacle: Obstacle, *, required: bool) -> Unused:
@@ -127,20 +136,21 @@ def _without(cache: CacheConfig, unused: Unused) -> Unused:
 
 
 def _with_entries(
-    config: RunConfig, prepared: Prepared, accelerator: Accelerator, gates: Gates, prefix: Prefix
+    config: RunConfig, prepared: Prepared, accelerator: Accelerator, prefix: BlockPrefix | LinkedPrefix
 ) -> PrefixPlan:
     root = (Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()) / "prefix"
+    model = prefix.model
     with accelerator.autocast():
-        states = prefix_states(gates, prefix.span, probe_inputs(gates.model))
+        states = prefix.states(probe_inputs_of(model) if isinstance(model, LinkedModel) else probe_inputs(model))
     shape = Shape(states.shape[-1], config.cache.dtype, str(states.dtype).removeprefix("torch."))
-    weights = prefix_digest(gates, prefix)
-    about = {"model": type(gates.model.base_model).__name__, "blocks": prefix.blocks}
+    weights = prefix.digest()
+    about = {"model": type(model.base_model).__name__, "blocks": prefix.blocks}
     entries: dict[Split, PrefixEntry] = {}
     for split, store in prepared.stores.items():
         if split == "train" or prepared.task.evaluates_by_forward:
             key = _key(weights, shape, prepared.task, store, accelerator, config)
             entries[split] = PrefixEntry(root / key, Layout(store.lengths, shape.token_bytes), shape, about)
-    return PrefixPlan(gates, prefix, entries, sum(entry.missing_bytes for entry in entries.values()))
+    return PrefixPlan(prefix, entries, sum(entry.missing_bytes for entry in entries.values()))
 
 
 def _key(

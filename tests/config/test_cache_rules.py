@@ -14,7 +14,11 @@ from chainft.errors import ConfigError
 FROZEN = {"split": 2, "stages": {"stage0": {"frozen": True, "eval_mode": True}}}
 LATER = {"split": 2, "stages": {"stage0": {"frozen": True, "unfreeze_at": 0.5}}}
 PATTERN = {"split": 2, "stages": {"stage0": {"frozen": "layer.0"}}}
-LINKED = {"order": ["a", "b"], "stages": {"a": {"model": "starter", "frozen": True}, "b": {"model": "starter"}}}
+LINKED = {"order": ["a", "b"], "stages": {"a": {"model": "starter"}, "b": {"model": "starter", "frozen": True}}}
+LINKED_FROZEN = {
+    "order": ["a", "b"],
+    "stages": {"a": {"model": "starter", "frozen": True, "eval_mode": True}, "b": {"model": "starter"}},
+}
 TOP_FROZEN = {"split": 2, "stages": {"stage1": {"frozen": True}}}
 
 
@@ -34,7 +38,7 @@ def problems(chain: Mapping[str, Any], cache: Mapping[str, Any]) -> dict[str | N
 
 @pytest.mark.parametrize("cache", [{}, {"prefix": True}, {"prefix": False}, {"dtype": "bfloat16", "max_gib": 3}])
 def test_a_frozen_beginning_takes_every_setting(cache: dict[str, Any]) -> None:
-    assert problems(FROZEN, cache) == {}
+    assert problems(FROZEN, cache) == problems(LINKED_FROZEN, cache) == {}
 
 
 @pytest.mark.parametrize("chain", [{}, LATER, PATTERN, LINKED, TOP_FROZEN])
@@ -48,7 +52,7 @@ def test_without_a_frozen_beginning_settings_have_no_effect(chain: dict[str, Any
 
 
 def test_the_reason_is_told() -> None:
-    assert "linked" in problems(LINKED, {"prefix": True})["cache.prefix"]
+    assert "'a', is trained" in problems(LINKED, {"prefix": True})["cache.prefix"]
     assert "'stage0', is trained" in problems(LATER, {"prefix": True})["cache.prefix"]
 
 

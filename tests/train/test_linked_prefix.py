@@ -1,0 +1,136 @@
+"""Linked models whose frozen leading stages are computed once: the same numbers, and every obstacle."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from chainft.config.compose import compose
+from chainft.errors import ConfigError
+from chainft.stages.links import LinkedModel
+from chainft.train.session import run_training
+
+Train = Callable[..., dict[str, Any]]
+STILL = "frozen: true, eval_mode: true"
+
+
+@pytest.fixture
+def train(ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
+    """Trains for ten steps with a cache of the test's own; results, losses and what the plan says of the cache."""
+    handlers = list(logging.getLogger().handlers)
+
+    def run(*words: str, name: str = "run") -> dict[str, Any]:
+        settings = ["train.batch_size=8", "train.num_train_epochs=2", "optimizer.lr=0.005"]
+        settings += ["report.enabled=false", f"run={tmp_path / name}", *ner_files, "task=ner"]
+        settings += [f"data.cache_dir={tmp_path / 'cache'}"]
+        AcceleratorState._reset_state(reset_partial_state=True)
+        results = run_training(compose([*settings, *words]))
+        lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        losses = [one["loss"] for one in records if one["kind"] == "train"]
+        evaluated = [one["values"]["loss"] for one in records if one["kind"] == "evaluation"]
+        plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
+        return {**results, "losses": losses, "evaluated": evaluated, "prefix": plan["prefix_cache"]}
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for handler in logging.getLogger().handlers[:]:
+        if handler not in handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+def chain(model: Path, *stages: str) -> list[str]:
+    """Settings of linked models `a`, `b`, ...; each stage's own settings as YAML."""
+    names = "abc"[: len(stages)]
+    given = [
+        f"{name}: {{model: '{model}'{f', {one}' if one else ''}}}" for name, one in zip(names, stages, strict=True)
+    ]
+    return [f"chain={{order: [{', '.join(names)}], stages: {{{', '.join(given)}}}}}"]
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each stage ran."""
+    counts: Counter[str] = Counter()
+    run_stage = LinkedModel.run_stage
+
+    def counted(self: LinkedModel, name: str, *arguments: Any) -> Any:
+        counts[name] += 1
+        return run_stage(self, name, *arguments)
+
+    monkeypatch.setattr(LinkedModel, "run_stage", counted)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("stages", "kept"),
+    [
+        ([STILL, ""], "a"),
+        ([STILL, "residual: true"], "a"),
+        ([STILL, f"{STILL}, receive: all", "receive: all"], "a, b"),
+        ([STILL, STILL, "residual: true"], "a, b"),
+        ([STILL, "receive: all", "receive: all"], "a"),
+    ],
+)
+def test_kept_stages_change_no_number_and_run_once(
+    train: Train, tiny_encoder: Path, computed: Counter[str], stages: list[str], kept: str
+) -> None:
+    words = chain(tiny_encoder, *stages)
+    plain = train(*words, "cache.prefix=false", name="plain")
+    assert plain["prefix"]["used"] is False
+    computed.clear()
+    found = train(*words, name="kept")
+    assert found["prefix"]["used"] and found["prefix"]["blocks"] == kept
+    assert found["losses"] == pytest.approx(plain["losses"], abs=1e-6)
+    assert found["evaluated"] == pytest.approx(plain["evaluated"], abs=1e-6)
+    assert found["test"]["after"]["values"] == pytest.approx(plain["test"]["after"]["values"], abs=1e-6)
+    once = computed["a"]
+    computed.clear()
+    again = train(*words, name="again")
+    assert again["prefix"]["computed_bytes"] == 0 and again["losses"] == found["losses"]
+    # What the trials need, but no batch any more: the last stage ran for all of them.
+    assert computed["a"] < once and computed["a"] < 10 < computed["abc"[len(stages) - 1]]
+
+
+def test_a_module_learns_on_a_model_that_is_kept(train: Train, tiny_encoder: Path) -> None:
+    stages = f"a: {{model: '{tiny_encoder}', {STILL}}}, top: {{kind: {{name: recurrent, hidden_size: 8}}}}"
+    words = [f"chain={{order: [a, top], stages: {{{stages}}}}}"]
+    plain, found = train(*words, "cache.prefix=false", name="plain"), train(*words, name="kept")
+    assert found["prefix"]["used"] and found["losses"] == pytest.approx(plain["losses"], abs=1e-6)
+
+
+def test_other_weights_or_links_have_entries_of_their_own(
+    train: Train, tiny_encoder: Path, still_encoder: Path
+) -> None:
+    words = chain(tiny_encoder, STILL, "")
+    first = train(*words, "train.max_steps=6", name="first")
+    other_seed = train(*words, "train.max_steps=6", "seed=5", name="seed")
+    assert other_seed["prefix"]["entries"] == first["prefix"]["entries"]
+    both = train(*chain(tiny_encoder, STILL, STILL, ""), "train.max_steps=6", name="both")
+    assert both["prefix"]["entries"] != first["prefix"]["entries"]
+    # Without dropout the same body: rates are no part of what a frozen stage computes.
+    still = train(*chain(still_encoder, STILL, ""), "train.max_steps=6", name="still")
+    assert still["prefix"]["entries"] == first["prefix"]["entries"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "because"),
+    [
+        (["frozen: true", ""], "stage 'a' has dropout in training"),
+        ([f"{STILL}, auxiliary: {{weight: 0.3}}", ""], "stage 'a' has a head of its own"),
+    ],
+)
+def test_what_stands_in_the_way_is_told(train: Train, tiny_encoder: Path, stages: list[str], because: str) -> None:
+    words = chain(tiny_encoder, *stages)
+    found = train(*words, "train.max_steps=6")
+    assert not found["prefix"]["used"] and because in found["prefix"]["because"]
+    with pytest.raises(ConfigError, match="cannot be kept"):
+        train(*words, "cache.prefix=true", name="asked")

@@ -41,7 +41,7 @@ _OF_OUR_LAUNCHER = ("num_machines", "machine_rank", "main_process_ip", "main_pro
 _OF_ACCELERATE = (
     ("MIXED_PRECISION", "train.mixed_precision", "no"),
     ("GRADIENT_ACCUMULATION_STEPS", "train.micro_batch_size", "1"),
-    ("DYNAMO_BACKEND", "train", "no"),
+    ("DYNAMO_BACKEND", "train.compile", "no"),
 )
 """What `accelerate launch` puts into the environment, the setting that does it here, and its value without effect."""
 

@@ -49,6 +49,7 @@ SPELLINGS: Mapping[str, str] = {
     "fp16": "train.mixed_precision=fp16",
     "bf16": "train.mixed_precision=bf16",
     "fp16_full_eval": "train.mixed_precision=fp16",
+    "torch_compile": "train.compile=true",
     "per_device_eval_batch_size": "evaluation.batch_size",
     "eval_batch_size": "evaluation.batch_size",
     "validation_batch_size": "evaluation.batch_size",

@@ -84,7 +84,7 @@ def test_under_a_launcher_its_number_of_processes_holds(monkeypatch: pytest.Monk
     [
         ("MIXED_PRECISION", "bf16", "train.mixed_precision"),
         ("GRADIENT_ACCUMULATION_STEPS", "4", "train.micro_batch_size"),
-        ("DYNAMO_BACKEND", "INDUCTOR", "train"),
+        ("DYNAMO_BACKEND", "INDUCTOR", "train.compile"),
     ],
 )
 def test_what_accelerate_launch_asks_for_without_effect_is_refused(

@@ -206,7 +206,7 @@ def test_a_plan_foresees_what_an_lstm_keeps(words: Words) -> None:
         (["chain.stages.top.repeat=2"], "chain.stages.top.repeat", "can be repeated"),
         (["launch.fsdp=true", "launch.num_processes=2"], "chain.stages.top.kind", "launch.fsdp = true"),
         (["launch.pipeline=2", "launch.num_processes=2"], "chain.stages", "launch.pipeline"),
-        (["cache.prefix=true"], "cache.prefix", "not kept"),
+        (["cache.prefix=true"], "cache.prefix", "is trained"),
         (["head=mlp"], "head.name", "linked models"),
         (["task=generate", "data=starter_generate"], "chain.stages.top.kind", "writes"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -26,6 +26,15 @@ LEAST_ROWS = 16
 class Lender(Protocol):
     """What `chainft.train.prefix_cache` keeps of frozen stages for the rows of a store."""
 
+    def __call__(self, batch: Batch) -> AbstractContextManager[None]:
+        """Within the context, the model's forward pass of the batch begins after them."""
+        ...
+
+
+@runtime_checkable
+class BlockLender(Lender, Protocol):
+    """The same of the blocks of one model."""
+
     @property
     def start(self) -> int:
         """The first block that is computed."""
@@ -33,10 +42,6 @@ class Lender(Protocol):
 
     def states(self, batch: Batch) -> Tensor:
         """(B, L, D) what goes into it."""
-        ...
-
-    def __call__(self, batch: Batch) -> AbstractContextManager[None]:
-        """Within the context, the model's forward pass of the batch begins there."""
         ...
 
 
@@ -81,6 +86,7 @@ class Forward:
             read = self.reads.of(batch) if self.reads else None
             if self.lender is None:
                 return self.packing.run(arguments, lengths, read=read)
+            assert isinstance(self.lender, BlockLender)  # Linked models run padded.
             states, start = self.lender.states(batch), self.lender.start
             return self.packing.run(arguments, lengths, states=states, start=start, read=read)
         with self.lender(batch) if self.lender else nullcontext():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -62,9 +63,13 @@ class Compiled:
 
 def what_is_missing(device: torch.device) -> str | None:
     """What torch.compile needs on this machine and does not find; None: nothing."""
-    names = [os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++", "gcc", "cc", "clang"]
+    if device.type == "cuda":  # triton compiles what starts its kernels.
+        language, key, names = "C", "CC", ["gcc", "clang"]
+    else:
+        language, key, names = "C++", "CXX", ["clang++" if sys.platform == "darwin" else "g++"]
+    names = [os.environ[key]] if key in os.environ else names
     if not any(map(shutil.which, names)):
-        return f"there is no compiler for C++ ({', '.join(names)})"
+        return f"there is no compiler for {language} ({', '.join(names)})"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
     return None

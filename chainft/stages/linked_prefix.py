@@ -20,6 +20,7 @@ from chainft.errors import ModelError
 from chainft.stages.chain import Chain
 from chainft.stages.gates import probe_inputs
 from chainft.stages.links import LinkedModel
+from chainft.stages.links_config import StageModelConfig
 from chainft.stages.modes import evaluating
 from chainft.stages.parts import Part
 from chainft.stages.prefix import Obstacle, architecture, draws_numbers, never_trained, sees_padding
@@ -45,7 +46,7 @@ class LinkedPrefix:
     def states(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(B, L, D) outputs of the stages that are read, in evaluation mode."""
         with torch.inference_mode(), evaluating(self.model):
-            hidden = self._hidden(inputs)
+            hidden = self.hidden(inputs)
         return torch.cat([hidden[name] for name in self.read], dim=-1)
 
     def lent(self, states: Tensor) -> AbstractContextManager[None]:
@@ -54,17 +55,24 @@ class LinkedPrefix:
         return self.model.beginning_after(self.stages, dict(zip(self.read, parts, strict=True)))
 
     def digest(self) -> str:
-        """Digest of all that the states depend on beside the rows: weights, architectures, how the stages hang together."""
-        links = {name: asdict(self.model.links[name]) | {"model": None, "auxiliary": None} for name in self.stages}
-        bodies = {name: architecture(self.model.stages[name]) for name in self.stages}  # type: ignore[arg-type]
-        about = [list(self.read), links, bodies, self.model.config._attn_implementation]
+        """Digest of all that the states depend on beside the rows: weights, architectures, kinds of attention, links."""
+        about: list[Any] = [list(self.read)]
+        for name in self.stages:
+            stage: Any = self.model.stages[name]
+            link = asdict(self.model.links[name]) | {"model": None, "auxiliary": None}
+            about.append([name, link, architecture(stage), stage.config._attn_implementation])
         digest = hashlib.sha256(json.dumps(about, default=str).encode())
         for name, tensor in self._tensors():
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def _hidden(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def probe(self) -> dict[str, Any]:
+        """A batch of one short text that the first stage takes."""
+        first: Any = self.model.stages[self.stages[0]]
+        return probe_inputs(first)
+
+    def hidden(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         hidden: dict[str, Tensor] = {}
         for name in self.stages:
             _, hidden[name] = self.model.run_stage(name, inputs, hidden)
@@ -91,16 +99,24 @@ def find_linked_prefix(chain: Chain, model: LinkedModel, *, pad_token_id: int) -
 
 
 def _obstacle(part: Part, prefix: LinkedPrefix, chain: Chain, pad_token_id: int) -> Obstacle | None:
-    """Why the stage cannot be the end of the prefix. (Stages of which one is trained share no parameters.)"""
+    """Why the stage cannot be the end of the prefix. That it shares no trained parameter, `check_overlaps` saw to."""
     if (trained := never_trained(part)) is not None:
         return trained
     model = prefix.model
-    if model.links[part.name].auxiliary is not None:
+    link = model.links[part.name]
+    if isinstance(model.stages[part.name].config, StageModelConfig) or link.connector is not None:
+        because = f"stage {part.name!r} is of a plug-in, whose code may change"
+        return Obstacle(because, "leave cache.prefix away")
+    if link.auxiliary is not None:
         return Obstacle(f"stage {part.name!r} has a head of its own", f"leave {part.key}.auxiliary away")
-    inputs = probe_inputs_of(model)
+    inputs = prefix.probe()
 
     def run() -> None:
-        prefix._hidden(inputs)
+        prefix.hidden(inputs)
+
+    def states(given: dict[str, Tensor]) -> Tensor:
+        with torch.inference_mode(), evaluating(model):
+            return prefix.hidden(given)[part.name]
 
     try:
         draws = draws_numbers(chain, model, run)
@@ -108,12 +124,7 @@ def _obstacle(part: Part, prefix: LinkedPrefix, chain: Chain, pad_token_id: int)
         return Obstacle(str(error), error.problems[0].help or "take another model")
     if draws:
         return Obstacle(f"stage {part.name!r} has dropout in training", f"set {part.key}.eval_mode=true")
-    if sees_padding(prefix.states, inputs, pad_token_id):
+    if sees_padding(states, inputs, pad_token_id):
         name = type(model.stages[part.name]).__name__
         return Obstacle(f"{name} computes other hidden states for a text that is padded", "take another model")
     return None
-
-
-def probe_inputs_of(model: LinkedModel) -> dict[str, Any]:
-    """A batch of one short text that the first stage takes."""
-    return probe_inputs(model.stages[next(iter(model.links))])  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ of the longest, R tokens whose last hidden states are read, D width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
@@ -30,6 +31,8 @@ from chainft.stages.packed_layout import Layout
 from chainft.stages.prologue import Idle, find_idle
 from chainft.stages.rounding import alike
 from chainft.stages.spans import Span
+
+logger = logging.getLogger(__name__)
 
 _PROBE_LENGTHS = (9, 4, 7, 4)
 _WORTH_COMPILED = 0.5
@@ -117,38 +120,46 @@ class Packing:
     def try_kernel(self, dtype: torch.dtype) -> None:
         """Find out whether attention runs by a GPU's kernel for rows of different length, under autocast to `dtype`.
 
-        All attention must, and give what it gives without it; so must a backward pass in training.
+        All attention must, and give what it gives without it, also for read tokens alone; and a backward pass in
+        training must run.
         """
         inputs, lengths = _probe(self.gates.model)
         device = self.gates.model.device
-        layout = Layout(lengths, device)
-        layout.made[TRIAL] = tried = []
+        read = np.zeros((len(lengths), lengths.max()), bool)
+        read[[0, 0, 2], [0, 5, 6]] = True
+        tried: list[tuple[Tensor | None, Tensor | None]] = []
+        layouts = [Layout(lengths, device), *([] if self.queries is None else [Layout(lengths, device, read)])]
         self.has_kernel = True
         fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         try:
             with torch.autocast(device.type, dtype), fork:
-                with evaluating(self.gates.model), torch.no_grad():
-                    self.hidden(inputs, layout)
+                for layout in layouts:
+                    layout.made[TRIAL] = tried
+                    with evaluating(self.gates.model), torch.no_grad():
+                        self.hidden(inputs, layout)
                 self._try_backward(inputs, Layout(lengths, device))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            tried.append((None, None))  # A kernel that this GPU has for other heads only.
+            # A kernel that this GPU has for other heads only, for one.
+            logger.warning("attention without padding does not run on %s: %s", device, str(error).splitlines()[0])
+            tried.append((None, None))
         self.has_kernel = bool(tried) and all(
-            found is not None and alike(found.float(), expected.float(), tolerance=_TOLERANCE_16)
+            found is not None
+            and expected is not None
+            and alike(found.float(), expected.float(), tolerance=_TOLERANCE_16)
             for found, expected in tried
         )
 
     def _try_backward(self, inputs: Mapping[str, Tensor], layout: Layout) -> None:
-        """Training with dropout, as it is configured."""
-        model = self.gates.model
-        trained = [one for one in model.parameters() if one.requires_grad]
+        """Training with dropout, as it is configured; also of blocks that are frozen, which may be trained later."""
         blocks = nn.ModuleList([self.gates.blocks.module(block) for block in range(self._num_blocks)])
-        # Only the blocks: tables of trained words know those of the data alone.
-        with evaluating(model), training(blocks), torch.enable_grad():
-            hidden = self.hidden(inputs, layout)
-            if hidden.requires_grad:
-                torch.autograd.grad(hidden.float().sum(), trained, allow_unused=True)
+        packed = self._packed(inputs, layout)
+        # Only the blocks are in training: tables of trained words know those of the data alone.
+        with evaluating(self.gates.model), training(blocks), torch.enable_grad():
+            received = self._blocks(0, 1, None, packed, layout).detach().requires_grad_()
+            hidden = self._blocks(0, self._num_blocks, received, packed, layout)
+            torch.autograd.grad(hidden.float().sum(), received)
 
     @cached_property
     def queries(self) -> Sequence[nn.Module] | None:

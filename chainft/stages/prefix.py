@@ -66,6 +66,10 @@ class BlockPrefix:
         self.model = gates.model
         self.blocks, self.stages = prefix.blocks, prefix.stages
 
+    def probe(self) -> dict[str, Tensor]:
+        """A batch of one short text."""
+        return probe_inputs(self.model)
+
     def states(self, inputs: dict[str, Tensor]) -> Tensor:
         """(B, L, D) at their end, in evaluation mode."""
         return prefix_states(self.gates, self.prefix.span, inputs)

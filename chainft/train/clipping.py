@@ -13,7 +13,7 @@ _LEAST = 1e-6
 
 
 def clip(parameters: Sequence[Tensor], limit: float | None) -> float:
-    """The norm of all gradients before, in float32; None: they are not clipped.
+    """The norm of all gradients before; `limit` None: they are not clipped.
 
     torch multiplies gradients by 1 where the norm is below the limit, which reads and writes them all for nothing: a
     thirtieth of a step on a CPU. The numbers are the same.

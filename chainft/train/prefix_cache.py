@@ -26,7 +26,6 @@ from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
 from chainft.stages.gates import Payload, probe_inputs
 from chainft.stages.linked_prefix import LinkedPrefix
-from chainft.stages.links_parts import linked_spans
 from chainft.stages.prefix import BlockPrefix
 from chainft.stages.prologue import find_idle
 from chainft.tasks.base import Task
@@ -50,6 +49,12 @@ class PrefixCache:
     @property
     def is_used(self) -> bool:
         return bool(self.lenders)
+
+    def of_blocks(self, split: Split) -> Lender | None:
+        """What is kept of a split, where the model may be divided: linked ones never are."""
+        lender = self.lenders.get(split)
+        assert not isinstance(lender, LinkedLender)
+        return lender
 
 
 def open_prefix(
@@ -123,18 +128,10 @@ class LinkedLender:
         self.kept = kept
         self.store = store
 
-    @property
-    def start(self) -> int:
-        """The first block that is computed, among those of all stages."""
-        spans = linked_spans(self.kept.model)
-        return min(span.start for name, span in spans.items() if name not in self.kept.stages)
-
-    def states(self, batch: Batch) -> Tensor:
-        """(B, L, D) of all stages that later ones read, side by side."""
-        return self.store.padded(batch.features).to(self.kept.model.device, non_blocking=True)
-
     def __call__(self, batch: Batch) -> AbstractContextManager[None]:
-        return self.kept.lent(self.states(batch))
+        """Within the context, the model's forward pass of the batch begins after them."""
+        states = self.store.padded(batch.features).to(self.kept.model.device, non_blocking=True)
+        return self.kept.lent(states)
 
 
 def _polled(progress: Progress, poll: Callable[[], None], name: str) -> Callable[[int, int], None]:

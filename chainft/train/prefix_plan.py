@@ -25,8 +25,8 @@ from chainft.data.prefix_store import FORMAT, PrefixEntry, Shape
 from chainft.data.store import FeatureStore
 from chainft.errors import ConfigError, StorageError
 from chainft.report.words import size
-from chainft.stages.gates import Gates, probe_inputs
-from chainft.stages.linked_prefix import LinkedPrefix, find_linked_prefix, probe_inputs_of
+from chainft.stages.gates import Gates
+from chainft.stages.linked_prefix import LinkedPrefix, find_linked_prefix
 from chainft.stages.links import LinkedModel
 from chainft.stages.prefix import BlockPrefix, Obstacle, find_prefix
 from chainft.tasks.base import Task
@@ -139,23 +139,20 @@ def _with_entries(
     config: RunConfig, prepared: Prepared, accelerator: Accelerator, prefix: BlockPrefix | LinkedPrefix
 ) -> PrefixPlan:
     root = (Path(config.data.cache_dir) if config.data.cache_dir else default_cache_dir()) / "prefix"
-    model = prefix.model
     with accelerator.autocast():
-        states = prefix.states(probe_inputs_of(model) if isinstance(model, LinkedModel) else probe_inputs(model))
+        states = prefix.states(prefix.probe())
     shape = Shape(states.shape[-1], config.cache.dtype, str(states.dtype).removeprefix("torch."))
-    weights = prefix.digest()
-    about = {"model": type(model.base_model).__name__, "blocks": prefix.blocks}
+    weights, hidden = prefix.digest(), config.train.hidden_dtype
+    about = {"model": type(prefix.model.base_model).__name__, "blocks": prefix.blocks}
     entries: dict[Split, PrefixEntry] = {}
     for split, store in prepared.stores.items():
         if split == "train" or prepared.task.evaluates_by_forward:
-            key = _key(weights, shape, prepared.task, store, accelerator, config)
+            key = _key(weights, shape, task=prepared.task, store=store, accelerator=accelerator, hidden=hidden)
             entries[split] = PrefixEntry(root / key, Layout(store.lengths, shape.token_bytes), shape, about)
     return PrefixPlan(prefix, entries, sum(entry.missing_bytes for entry in entries.values()))
 
 
-def _key(
-    weights: str, shape: Shape, task: Task, store: FeatureStore, accelerator: Accelerator, config: RunConfig
-) -> str:
+def _key(weights: str, shape: Shape, *, task: Task, store: FeatureStore, accelerator: Accelerator, hidden: str) -> str:
     """Digest of all that the states of a split depend on; labels, head and task are not among it."""
     columns = [name for name, column in task.features.items() if column.model_input and name != "labels"]
     depends = {
@@ -167,7 +164,7 @@ def _key(
         "stored": shape.stored,
         "computed": shape.computed,
         "autocast": accelerator.mixed_precision,
-        "hidden": config.train.hidden_dtype,
+        "hidden": hidden,
         "device": accelerator.device.type,
         "matmul": torch.get_float32_matmul_precision(),
     }

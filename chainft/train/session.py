@@ -49,7 +49,7 @@ from chainft.train.optimizer import build_optimizer
 from chainft.train.padding_free import find_packing
 from chainft.train.placing import Placed
 from chainft.train.plan import make_plan, model_facts
-from chainft.train.prefix_cache import Lender, LinkedLender, PrefixCache, open_prefix
+from chainft.train.prefix_cache import PrefixCache, open_prefix
 from chainft.train.prepare import Prepared, make_accelerator, order_of, prepare
 from chainft.train.recorder import Recorder
 from chainft.train.resumed import check_data
@@ -252,7 +252,7 @@ class Session:
             self._open_prefix(prepared, accelerator, found)
         learner.forward.lender = self.prefix.lenders.get("train")
         if isinstance(self.division, Offload):
-            self.division.lender = _of_blocks(self.prefix.lenders.get("train"))
+            self.division.lender = self.prefix.of_blocks("train")
         fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
         if not found:
             fit.state = FitState(before=self._score_before(prepared, accelerator))
@@ -334,7 +334,7 @@ class Session:
             if isinstance(self.division, Placed):
                 forward = self.division.infer
             elif isinstance(self.division, Offload):
-                forward = partial(self.division.infer, lender=_of_blocks(self.prefix.lenders.get(split)))
+                forward = partial(self.division.infer, lender=self.prefix.of_blocks(split))
         return Engine(
             prepared.loaded.model,
             prepared.task,
@@ -381,11 +381,6 @@ class Session:
             print_results(results)
             print_next(self.folder.path, self.config.task.name, tested=results["test"] is not None)
         return results
-
-
-def _of_blocks(lender: Lender | LinkedLender | None) -> Lender | None:
-    """Linked models are never divided."""
-    return lender if isinstance(lender, Lender) else None
 
 
 def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
 
 from chainft.config.compose import compose
-from chainft.errors import ConfigError
+from chainft.config.saved import compose_resumed
+from chainft.errors import ChainftError, ConfigError
 from chainft.stages.links import LinkedModel
+from chainft.train.learner import Learner
 from chainft.train.session import run_training
 
 Train = Callable[..., dict[str, Any]]
@@ -31,7 +35,9 @@ def train(ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
         settings += ["report.enabled=false", f"run={tmp_path / name}", *ner_files, "task=ner"]
         settings += [f"data.cache_dir={tmp_path / 'cache'}"]
         AcceleratorState._reset_state(reset_partial_state=True)
-        results = run_training(compose([*settings, *words]))
+        resumes = words == ("resume=true",)
+        composed = compose_resumed(str(tmp_path / name), []) if resumes else compose([*settings, *words])
+        results = run_training(composed)
         lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
         losses = [one["loss"] for one in records if one["kind"] == "train"]
@@ -107,18 +113,79 @@ def test_a_module_learns_on_a_model_that_is_kept(train: Train, tiny_encoder: Pat
     assert found["prefix"]["used"] and found["losses"] == pytest.approx(plain["losses"], abs=1e-6)
 
 
+def test_a_plug_in_is_not_kept(train: Train, tiny_encoder: Path) -> None:
+    """Its code is no part of the key."""
+    middle = f"b: {{kind: {{name: recurrent, hidden_size: 8}}, {STILL}}}"
+    stages = f"a: {{model: '{tiny_encoder}', {STILL}}}, {middle}, c: {{model: '{tiny_encoder}'}}"
+    found = train(f"chain={{order: [a, b, c], stages: {{{stages}}}}}", "train.max_steps=6")
+    assert found["prefix"]["used"] and found["prefix"]["stages"] == ["a"]
+
+
 def test_other_weights_or_links_have_entries_of_their_own(
-    train: Train, tiny_encoder: Path, still_encoder: Path
+    train: Train, tiny_encoder: Path, still_encoder: Path, tmp_path: Path
 ) -> None:
     words = chain(tiny_encoder, STILL, "")
     first = train(*words, "train.max_steps=6", name="first")
-    other_seed = train(*words, "train.max_steps=6", "seed=5", name="seed")
-    assert other_seed["prefix"]["entries"] == first["prefix"]["entries"]
-    both = train(*chain(tiny_encoder, STILL, STILL, ""), "train.max_steps=6", name="both")
-    assert both["prefix"]["entries"] != first["prefix"]["entries"]
+    assert train(*words, "train.max_steps=6", "seed=5", name="seed")["prefix"]["entries"] == first["prefix"]["entries"]
     # Without dropout the same body: rates are no part of what a frozen stage computes.
     still = train(*chain(still_encoder, STILL, ""), "train.max_steps=6", name="still")
     assert still["prefix"]["entries"] == first["prefix"]["entries"]
+    changed = shutil.copytree(tiny_encoder, tmp_path / "changed")
+    weights = load_file(changed / "model.safetensors")
+    weights["encoder.layer.1.output.dense.bias"][3] += 0.1
+    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    other = train(*chain(changed, STILL, ""), "train.max_steps=6", name="other")
+    assert other["prefix"]["computed_bytes"] > 0
+    assert set(other["prefix"]["entries"].values()).isdisjoint(first["prefix"]["entries"].values())
+    assert other["losses"][0] != first["losses"][0]
+    links = [
+        train(*chain(tiny_encoder, STILL, f"{STILL}{more}", ""), "train.max_steps=6", name=f"link{number}")["prefix"]
+        for number, more in enumerate(["", ", residual: true", ", receive: all"])
+    ]
+    assert all(one["stages"] == ["a", "b"] for one in links)
+    assert len({one["entries"]["train"] for one in links} | {first["prefix"]["entries"]["train"]}) == 4
+
+
+def test_a_linked_decoder_writes_as_it_did(train: Train, tiny_decoder: Path, tmp_path: Path) -> None:
+    """Texts are written by the whole chain: what was lent for the training is not left over."""
+    rows = [{"source": f"the {word} of", "target": word} for word in ("river", "city", "house", "man")] * 4
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = [*chain(tiny_decoder, STILL, ""), "task=generate", "data=jsonl", "task.max_new_tokens=4"]
+    words += [f"data.{split}={tmp_path / split}.jsonl" for split in ("train", "validation", "test")]
+    plain, found = train(*words, "cache.prefix=false", name="plain"), train(*words, name="kept")
+    assert found["prefix"]["used"] and found["losses"] == pytest.approx(plain["losses"], abs=1e-6)
+    assert found["test"]["after"]["values"] == pytest.approx(plain["test"]["after"]["values"], abs=1e-6)
+
+
+def test_a_broken_run_goes_on_with_what_is_kept(
+    train: Train, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = [*chain(tiny_encoder, STILL, "residual: true"), "checkpoint.every=3"]
+    whole = train(*words, name="whole")
+    begin = Learner.begin
+
+    def broken(self: Learner, step: int) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return begin(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "begin", broken)
+        with pytest.raises((KeyboardInterrupt, ChainftError)):
+            train(*words, name="run")
+    again = train("resume=true", name="run")
+    assert again["prefix"]["used"] and again["prefix"]["computed_bytes"] == 0
+    assert again["losses"] == whole["losses"]
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert weights[0] == weights[1]
+
+
+def test_sixteen_bits_take_half_the_room(train: Train, tiny_encoder: Path) -> None:
+    words = chain(tiny_encoder, STILL, "")
+    whole, half = train(*words, name="whole"), train(*words, "cache.dtype=bfloat16", name="half")
+    assert half["prefix"]["bytes"] < 0.6 * whole["prefix"]["bytes"]
+    assert half["losses"] == pytest.approx(whole["losses"], rel=0.02) and half["losses"] != whole["losses"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from chainft.stages.links import LinkedModel
 
 WORTH = 0.7
 """Where more than this share of the words occurs, the whole table is trained: there is little to save."""
+_IN_CACHE = 1 << 16
+"""Numbers of the table that are multiplied together: 256 KiB."""
 _DECOUPLED = ("adamw", "lion")
 """Optimizers that change a row without gradient and state by decoupled weight decay alone."""
 _STILL = (*_DECOUPLED, "adam", "nadam", "radam", "sgd", "rmsprop", "adagrad")
@@ -41,6 +43,8 @@ class WordTable:
         self.rows = nn.Parameter(module.weight.detach()[active].clone())
         """(A, D)"""
         self._stale = False
+        self._factors: list[float] = []
+        """Of the updates since the table was read."""
         padding = module.padding_idx
         self._padding = None if padding is None or self.place[padding] < 0 else int(self.place[padding])
         module.weight.requires_grad_(False)
@@ -55,16 +59,20 @@ class WordTable:
         """Write the trained rows into the table."""
         if self._stale:
             with torch.no_grad():
+                self._catch_up()
                 self.module.weight.index_copy_(0, self.active, self.rows)
             self._stale = False
 
     def decay(self, factor: float, *, unless: Tensor | None = None) -> None:
         """What the optimizer's weight decay does to the rows that have no gradient; after each update.
 
-        `unless`: () where it is 1, on the device, nothing is done.
+        `unless`: () where it is 1, on the device, nothing is done. On a CPU the table is multiplied when it is read
+        next, by one factor after the other as ever: a few rows at a time, which stay in its caches.
         """
         self._stale = True
-        if factor != 1.0:
+        if factor != 1.0 and unless is None and self.module.weight.device.type == "cpu":
+            self._factors.append(factor)
+        elif factor != 1.0:
             with torch.no_grad():
                 by = factor if unless is None else factor + (1.0 - factor) * unless
                 self.module.weight.mul_(by)  # Of the rows that are trained, it is written over.
@@ -90,7 +98,14 @@ class WordTable:
         self.update()
         return functional.embedding(ids, self.module.weight, self.module.padding_idx)
 
+    def _catch_up(self) -> None:
+        for rows in self.module.weight.split(max(1, _IN_CACHE // self.module.embedding_dim)) if self._factors else ():
+            for factor in self._factors:
+                rows.mul_(factor)
+        self._factors.clear()
+
     def _reread(self) -> None:
+        self._factors.clear()
         with torch.no_grad():
             self.rows.copy_(self.module.weight[self.active])
         self._stale = False

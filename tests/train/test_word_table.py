@@ -11,6 +11,7 @@ import torch
 
 from chainft.config.run import DataConfig, OptimizerConfig, RunConfig, TaskConfig
 from chainft.stages.chain import build_chain
+from chainft.train import word_table
 from chainft.train.optimizer import build_optimizer
 from chainft.train.optimizer_state import pack_optimizer, restore_optimizer
 from chainft.train.word_table import stand_ins, word_tables
@@ -69,6 +70,37 @@ def test_rows_apart_learn_what_the_whole_table_learns(config: OptimizerConfig) -
             apart.weight()[other],
             tiny_model("bert:tokens").state_dict()["bert.embeddings.word_embeddings.weight"][other],
         )
+
+
+def test_decay_waits_for_a_reader_without_changing_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_table, "_IN_CACHE", 100)  # Several parts of a few rows.
+    config = OptimizerConfig(lr=0.05, weight_decay=0.1)
+    read, waiting, whole = Run(config, apart=True), Run(config, apart=True), Run(config, apart=False)
+    for number in range(7):
+        for run in (read, waiting, whole):
+            run.step(number)
+        read.weight()
+    assert torch.equal(read.weight(), waiting.weight())
+    others = [number for number in range(read.weight().shape[0]) if number not in SEEN]
+    assert torch.equal(waiting.weight()[others], whole.weight()[others])
+
+
+def test_what_waits_is_dropped_where_weights_are_loaded() -> None:
+    one = Run(OptimizerConfig(lr=0.05, weight_decay=0.1), apart=True)
+    saved = {name: value.clone() for name, value in one.model.state_dict().items()}
+    one.step(0)
+    one.model.load_state_dict(saved)
+    assert torch.equal(one.weight(), saved["bert.embeddings.word_embeddings.weight"])
+
+
+def test_a_device_can_leave_a_decay_out() -> None:
+    one = Run(OptimizerConfig(lr=0.05), apart=True)
+    before = one.weight().clone()
+    one.tables[0].decay(0.5, unless=torch.ones(()))
+    assert torch.equal(one.weight(), before)
+    one.tables[0].decay(0.5, unless=torch.zeros(()))
+    others = [number for number in range(len(before)) if number not in SEEN]
+    assert torch.equal(one.weight()[others], before[others] * 0.5)
 
 
 def test_evaluation_sees_every_word_as_it_is_now() -> None:

@@ -94,12 +94,12 @@ def _train(words: list[str]) -> None:
     seen: list[tuple[bool, float, float]] = []
     ends = threading.Event()
     inside = threading.Event()
-    update = Learner.update
+    begin = Learner.begin
 
     def noted(learner: Learner, step: int) -> Any:
         inside.set()
         try:
-            return update(learner, step)
+            return begin(learner, step)
         finally:
             inside.clear()
 
@@ -108,7 +108,7 @@ def _train(words: list[str]) -> None:
             seen.append((inside.is_set(), *_resident()))
             time.sleep(0.005)
 
-    Learner.update = noted  # type: ignore[method-assign]
+    Learner.begin = noted  # type: ignore[method-assign]
     watcher = threading.Thread(target=look)
     watcher.start()
     run_training(compose(words))

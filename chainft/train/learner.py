@@ -169,11 +169,9 @@ class Learner:
     def _lead(self, step: int, lr: float) -> Update:
         """Everything of an update handed to the GPU, which leaves it out by itself where it is not finite."""
         loss, tokens = self._within_memory(step, self._forward_and_backward)
-        limit = self.config.train.max_grad_norm
         parameters = [one for one in self._trained() if one.grad is not None]
-        norm = self.accelerator.clip_grad_norm_(parameters, math.inf if limit is None else limit)
-        outcome = Outcome.of(loss, norm)
-        is_bad = outcome.is_bad
+        norm = self.accelerator.clip_grad_norm_(parameters, self.config.train.max_grad_norm or math.inf)
+        is_bad = (outcome := Outcome.of(loss, norm)).is_bad
         self.plain_optimizer.found_inf = is_bad  # type: ignore[attr-defined] # As `torch.amp.GradScaler` hands it on.
         self._apply(step, is_bad)
         self.optimizer.zero_grad(set_to_none=True)
@@ -190,8 +188,7 @@ class Learner:
 
         `most`: of so many examples only.
         """
-        loss, _ = self._within_memory(step, partial(self._forward_and_backward, most=most))
-        float(loss)  # Waits for the device.
+        float(self._within_memory(step, partial(self._forward_and_backward, most=most))[0])  # Waits for the device.
         self.optimizer.zero_grad(set_to_none=True)
 
     def rows_of(self, step: int, *, most: int | None = None) -> list[int]:
@@ -269,7 +266,10 @@ class Learner:
         return loss, self._clip(parameters), int(tokens)
 
     def _apply(self, step: int, is_bad: torch.Tensor | None = None) -> None:
-        """Change the weights; not where `is_bad` () is 1 on the device. Not tried again when memory runs out: some of them may have changed already."""
+        """Change the weights; not where `is_bad` () is 1 on the device.
+
+        Not tried again when memory runs out: some of them may have changed already.
+        """
         try:
             if self.offload is not None:
                 self.offload.step(self.optimizer)

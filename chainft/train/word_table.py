@@ -99,7 +99,8 @@ class WordTable:
         return functional.embedding(ids, self.module.weight, self.module.padding_idx)
 
     def _catch_up(self) -> None:
-        for rows in self.module.weight.split(max(1, _IN_CACHE // self.module.embedding_dim)) if self._factors else ():
+        count = max(1, _IN_CACHE // self.module.embedding_dim)
+        for rows in torch.split(self.module.weight, count) if self._factors else ():
             for factor in self._factors:
                 rows.mul_(factor)
         self._factors.clear()

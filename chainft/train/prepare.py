@@ -31,6 +31,7 @@ from chainft.errors import ConfigError, DataError, Problem
 from chainft.models.device import choose_device
 from chainft.models.load_headed import load_with_head
 from chainft.models.read import LoadedModel
+from chainft.models.stage_models import stage_models
 from chainft.models.weights import locate
 from chainft.plan.early import check_fit
 from chainft.registry import find
@@ -173,18 +174,21 @@ def _tell_of_random_stages(chain: Chain, new: Collection[str]) -> None:
 
 def _tell_of_lost_ties(config: RunConfig) -> None:
     """A folder that chainft saved may hold copies of what was one parameter; its blocks say nothing of it."""
-    folder = locate(config.model).folder if config.model.pretrained else None
-    ties = saved_ties(folder) if folder else {}
-    if ties and not any(stage.share for stage in config.chain.stages.values()):
-        name, to = next(iter(ties.items()))
-        logger.warning(
-            "model.path = %s was saved with %d shared parameters (%s is %s), which are trained apart here: to keep "
-            "them one, give the stage `share`",
-            config.model.path,
-            len(ties),
-            name,
-            to,
-        )
+    if any(stage.share for stage in config.chain.stages.values()):
+        return
+    for model in {one.path: one for one in stage_models(config).values() if one.pretrained}.values():
+        folder = locate(model).folder
+        ties = saved_ties(folder) if folder else {}
+        if ties:
+            name, to = next(iter(ties.items()))
+            logger.warning(
+                "model.path = %s was saved with %d shared parameters (%s is %s), which are trained apart here: to keep "
+                "them one, give the stage `share`",
+                model.path,
+                len(ties),
+                name,
+                to,
+            )
 
 
 def order_of(prepared: Prepared) -> Order | None:

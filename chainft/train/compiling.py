@@ -61,6 +61,17 @@ def find_compiled(
     return compiled
 
 
+def check_blocks_are_left(model: PreTrainedModel, config: RunConfig, start: int) -> None:
+    """Raises ConfigError where `train.compile=true` and no block is computed: outputs of those before `start` are kept."""
+    if config.train.compile is True and start >= find_blocks(model).num_blocks:
+        raise ConfigError(
+            "train.compile = true has no effect: all blocks are frozen, and their outputs are kept",
+            slug="no-effect",
+            key="train.compile",
+            help="leave it away",
+        )
+
+
 def round_hidden(model: PreTrainedModel) -> None:
     """Hand hidden states on in bfloat16 (`train.hidden_dtype`). Raises ConfigError for a model without blocks."""
     try:

@@ -24,7 +24,7 @@ from chainft.data.batching import Batch
 from chainft.data.example import Split
 from chainft.errors import ChainftError, ConfigError
 from chainft.infer.engine import Engine, score
-from chainft.infer.forward import Forward
+from chainft.infer.forward import BlockLender, Forward
 from chainft.infer.reads import Reads, find_reads, probe_batch
 from chainft.metrics.base import check_metric
 from chainft.models.device import choose_device, for_batches_of_any_size
@@ -35,7 +35,7 @@ from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, wri
 from chainft.stages.deferred_head import DeferredHead, find_deferred_head
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
-from chainft.train.compiling import find_compiled, round_hidden
+from chainft.train.compiling import check_blocks_are_left, find_compiled, round_hidden
 from chainft.train.conclude import conclude
 from chainft.train.divide import Division, divide
 from chainft.train.environment import environment_facts
@@ -251,6 +251,8 @@ class Session:
         if self.division is None:
             self._open_prefix(prepared, accelerator, found)
         learner.forward.lender = self.prefix.lenders.get("train")
+        if isinstance(learner.forward.lender, BlockLender):
+            check_blocks_are_left(model, self.config, learner.forward.lender.start)
         if isinstance(self.division, Offload):
             self.division.lender = self.prefix.of_blocks("train")
         fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}

@@ -115,6 +115,20 @@ def test_what_cannot_be_compiled_is_refused(
         train("train.compile=true", *words)
 
 
+@pytest.mark.filterwarnings("ignore")  # Of the compiler itself.
+def test_compiling_is_refused_where_every_block_is_kept(train: Train, tmp_path: Path) -> None:
+    words = ["chain.stages.base.blocks='embeddings, :2'", "chain.stages.base.frozen=true", "cache.prefix=true"]
+    words += [
+        "chain.stages.base.eval_mode=true",
+        "chain.stages.top.blocks=head",
+        f"data.cache_dir={tmp_path / 'cache'}",
+    ]
+    words += ["chain.order=[base,top]"]
+    with pytest.raises(ConfigError, match=r"train\.compile = true has no effect"):
+        train("train.compile=true", *words)
+    assert train(*words, name="plain")["plan"]["prefix_cache"]["used"]
+
+
 def test_nothing_is_compiled_on_a_cpu_unless_asked(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "WORTH", 0.0)
     assert not train()["plan"]["compiled"]

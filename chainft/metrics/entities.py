@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 from chainft.metrics.base import Counts, mean
 from chainft.metrics.tokens import tag_table
 from chainft.tasks.base import Metric, Scores
+from chainft.text.schemes import OUTSIDE
 
 Entity = tuple[str, int, int]
 """Type, first and last word."""
+_KEPT_READINGS = 4096
+"""Sentences whose entities are remembered: the gold ones come again with each evaluation."""
 
 
 class Entities(Metric):
@@ -32,8 +36,9 @@ class Entities(Metric):
         """Count the IOB2 tags of one sentence. Raises ValueError for different lengths."""
         if len(gold) != len(predicted):
             raise ValueError(f"{len(predicted)} predicted tags for {len(gold)} words")
-        self._lenient.add(_read(gold), _read(predicted))
-        self._strict.add(_read_strictly(gold), _read_strictly(predicted))
+        in_gold, in_predicted = _readings(gold), _readings(predicted)
+        self._lenient.add(in_gold[0], in_predicted[0])
+        self._strict.add(in_gold[1], in_predicted[1])
 
     def compute(self) -> Scores:
         """Rates of all types together, the mean F1 over types, and a table with a row a type."""
@@ -59,7 +64,7 @@ class _Tally:
         self.predicted: Counter[str] = Counter()
         self.gold: Counter[str] = Counter()
 
-    def add(self, gold: set[Entity], predicted: set[Entity]) -> None:
+    def add(self, gold: frozenset[Entity], predicted: frozenset[Entity]) -> None:
         self.gold.update(kind for kind, _, _ in gold)
         self.predicted.update(kind for kind, _, _ in predicted)
         self.right.update(kind for kind, _, _ in gold & predicted)
@@ -74,16 +79,20 @@ class _Tally:
         return Counts(self.right.total(), self.predicted.total(), self.gold.total())
 
 
-def _read(tags: Sequence[str]) -> set[Entity]:
+def _readings(tags: Sequence[str]) -> tuple[frozenset[Entity], frozenset[Entity]]:
+    """The entities of a sentence, lenient and strict."""
+    if tags.count(OUTSIDE) == len(tags):
+        return frozenset(), frozenset()  # Most sentences name nothing, and counting is far quicker than reading.
+    return _read(tuple(tags))
+
+
+@lru_cache(maxsize=_KEPT_READINGS)
+def _read(tags: tuple[str, ...]) -> tuple[frozenset[Entity], frozenset[Entity]]:
     from seqeval.metrics.sequence_labeling import get_entities
-
-    return set(get_entities(list(tags)))
-
-
-def _read_strictly(tags: Sequence[str]) -> set[Entity]:
     from seqeval.scheme import IOB2, Tokens
 
-    return {(entity.tag, entity.start, entity.end - 1) for entity in Tokens(list(tags), IOB2).entities}
+    strict = Tokens(list(tags), IOB2).entities
+    return frozenset(get_entities(list(tags))), frozenset((one.tag, one.start, one.end - 1) for one in strict)
 
 
 PLUGIN = Entities

@@ -76,6 +76,8 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
     after E, S, L or U, before O, and before the next start.
     """
     spans: list[Span] = []
+    if tags.count(OUTSIDE) == len(tags):
+        return spans  # Most sentences name nothing, and counting is far quicker.
     start, kind = -1, ""
     for index, tag in enumerate([*tags, OUTSIDE]):
         prefix, type_ = split_tag(tag)

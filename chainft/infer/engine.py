@@ -23,6 +23,7 @@ from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
 from chainft.models.device import is_out_of_memory
 from chainft.stages.deferred_head import DeferredHead
+from chainft.stages.modes import evaluating
 from chainft.tasks._text_to_text import TextToText
 from chainft.tasks.base import Arrays, Prediction, Scores, Task, merge_scores
 from chainft.world import World
@@ -164,11 +165,12 @@ class Engine:
         rows = [window for several in windows for window in several]
         batches = by_length(feature_lengths(rows), self.batch_size)
         done: list[_Done] = []
-        for chosen in batches[self.world.copy :: self.world.num_copies]:
-            self.poll()
-            done.append(self._run_batch(rows, chosen, first_feature))
-        if self.in_step and len(done) < -(-len(batches) // self.world.num_copies):
-            self._run_batch(rows, batches[0], first_feature)  # For the others; what comes of it counts not.
+        with evaluating(self.model):
+            for chosen in batches[self.world.copy :: self.world.num_copies]:
+                self.poll()
+                done.append(self._run_batch(rows, chosen, first_feature))
+            if self.in_step and len(done) < -(-len(batches) // self.world.num_copies):
+                self._run_batch(rows, batches[0], first_feature)  # For the others; what comes of it counts not.
         everyone = self.world.gather(done)
         if everyone is None or not self.world.is_main:
             return []
@@ -221,17 +223,12 @@ class Engine:
         """`chosen`: the numbers of the rows in the store; without them, there is nothing kept for them."""
         numbers = range(len(rows)) if chosen is None else chosen
         batch = self.task.collate(rows, [int(i) for i in numbers]).to(self.model.device)
-        was_training = self.model.training
-        self.model.train(False)
         forward = self.follow_up_forward if chosen is None else self.forward
         model: Any = self._caller() if forward is None else lambda **_: forward(batch)
-        try:
-            # Sharded parameters are gathered in place, which tensors of inference mode do not allow later on.
-            is_sharded = self.in_step or self.gathered is not None
-            with torch.no_grad() if is_sharded else torch.inference_mode(), self.autocast():
-                result = self.task.infer(model, batch)
-        finally:
-            self.model.train(was_training)
+        # Sharded parameters are gathered in place, which tensors of inference mode do not allow later on.
+        is_sharded = self.in_step or self.gathered is not None
+        with torch.no_grad() if is_sharded else torch.inference_mode(), self.autocast():
+            result = self.task.infer(model, batch)
         return result.raw, dict(result.losses)
 
     def _caller(self) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
@@ -16,6 +16,23 @@ def evaluating(model: nn.Module) -> AbstractContextManager[None]:
 def training(model: nn.Module) -> AbstractContextManager[None]:
     """All of it, with dropout."""
     return _in_mode(model, training=True)
+
+
+class KeptModes:
+    """The modes in which the modules of a model train, restored where something changed them: looking is quicker than setting."""
+
+    def __init__(self, model: nn.Module, settle: Callable[[], None]) -> None:
+        """`settle` follows `model.train()`, and leaves the modules in the same modes each time."""
+        self._model = model
+        self._settle = settle
+        self._kept: list[tuple[nn.Module, bool]] = []
+
+    def restore(self) -> None:
+        if self._kept and all(module.training is mode for module, mode in self._kept):
+            return
+        self._model.train()
+        self._settle()
+        self._kept = [(module, module.training) for module in self._model.modules()]
 
 
 @contextmanager

@@ -182,10 +182,18 @@ class Conduct:
 
     def begin(self, step: int, total_steps: int) -> None:
         """Set modes and flags for the update after `step` updates; the model was put into training mode before."""
+        self.set_modes()
+        self.set_flags(step, total_steps)
+
+    def set_modes(self) -> None:
+        """The same modes in every step."""
         for module in self._still:
             module.train(False)
         for module in self._containers:
             module.training = False  # Of itself alone: the blocks in it may be another stage's.
+
+    def set_flags(self, step: int, total_steps: int) -> None:
+        """What is trained in the update after `step` updates."""
         for parameter, share in self._later:
             parameter.requires_grad_(step >= unfrozen_from(share, total_steps))
 

@@ -28,6 +28,7 @@ from chainft.models.device import is_out_of_memory
 from chainft.plan.micro_batches import configured_rows
 from chainft.stages.compiled import Compiled
 from chainft.stages.loss import loss_of
+from chainft.stages.modes import KeptModes
 from chainft.stages.policy import Conduct
 from chainft.train.clipping import clip
 from chainft.train.faults import fault_point
@@ -134,6 +135,8 @@ class Learner:
         # As for evaluation: Accelerate brings autocast, the sum over processes is ours (`World.sum_gradients`).
         self.model = accelerator.prepare_model(model, evaluation_mode=True)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self._parameters = list(model.parameters())
+        self._modes = KeptModes(self.model, conduct.set_modes if conduct else lambda: None)
         self.forward = forward or Forward(model, task)
         self.forward.model = self.model
         self.leads = is_leading(optimizer, accelerator, self.world, division)
@@ -295,9 +298,9 @@ class Learner:
     def _by_micro_batches(self, step: int, *, most: int | None) -> tuple[torch.Tensor, int]:
         batches = self.micro_batches_of(step, most=most)
         (num_targets,) = self.world.totals(sum(self.task.num_targets(batch) for batch in batches))
-        self.model.train()
+        self._modes.restore()
         if self.conduct is not None:
-            self.conduct.begin(step, self.course.total_steps)
+            self.conduct.set_flags(step, self.course.total_steps)
         if staged := self.placed or self.offload:
             fault_point("forward", step=step + 1)
             return self._by_stages(staged, step, batches, num_targets)
@@ -350,7 +353,7 @@ class Learner:
 
     def _trained(self) -> list[torch.Tensor]:
         """All that the optimizer changes, in an order that is the same on every process."""
-        return [*(table.rows for table in self.tables), *self.plain_model.parameters()]
+        return [*(table.rows for table in self.tables), *self._parameters]
 
     def _clip(self, trained: Sequence[torch.Tensor]) -> float:
         limit = self.config.train.max_grad_norm

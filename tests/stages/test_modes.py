@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from chainft.errors import ConfigError
 from chainft.stages.gates import without_cache
+from chainft.stages.modes import KeptModes, evaluating
 from tests.stages.architectures import HEADS, batch, tiny_config, tiny_model
 from tests.stages.test_chain import chained
 
@@ -84,3 +85,22 @@ def test_a_stage_that_recomputes_changes_no_gradient_of_any_architecture(case: s
     for (name, one), other in zip(plain.named_parameters(), model.parameters(), strict=True):
         assert (one.grad is None) == (other.grad is None), name
         assert one.grad is None or torch.equal(one.grad, other.grad), name
+
+
+def test_modes_of_training_are_restored_where_something_changed_them() -> None:
+    model = tiny_model("bert:tokens")
+    settled: list[bool] = []
+
+    def settle() -> None:
+        model.base_model.train(False)
+        settled.append(True)
+
+    modes = KeptModes(model, settle)
+    for change in (lambda: None, lambda: model.train(), lambda: model.classifier.train(False)):
+        change()
+        modes.restore()
+        assert model.training and model.classifier.training and not model.base_model.encoder.training
+    with evaluating(model):
+        pass
+    modes.restore()
+    assert len(settled) == 3  # At first, and after each change: not where all was as it should be.

@@ -31,6 +31,7 @@ from chainft.stages.packed_layout import Layout
 from chainft.stages.prologue import Idle, find_idle
 from chainft.stages.rounding import alike
 from chainft.stages.spans import Span
+from chainft.stages.token_head import TokenHead
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Packing:
         """The blocks that are compiled in training."""
         self._num_blocks = gates.blocks.num_blocks
         self._head = Span(self._num_blocks, self._num_blocks, embeddings=False, head=True)
+        width = gates.model.config.get_text_config().hidden_size
+        self._token_head = TokenHead(gates.model, self.head, width=width, first_position=first_position)
 
     @cached_property
     def _idle(self) -> Sequence[Idle]:
@@ -88,7 +91,10 @@ class Packing:
         if states is not None and start == self._num_blocks:
             return self.head(states, inputs)
         layout = Layout(lengths, self.gates.model.device, read if self._narrows(read, lengths) else None)
-        return self.head(layout.unpack(self.hidden(inputs, layout, states=states, start=start)), inputs)
+        hidden = self.hidden(inputs, layout, states=states, start=start)
+        if len(hidden[0]) < len(layout.flat) and self._token_head.takes(inputs, layout):
+            return self._token_head(hidden, inputs, layout)
+        return self.head(layout.unpack(hidden), inputs)
 
     def _narrows(self, read: np.ndarray | None, lengths: np.ndarray) -> bool:
         """Whether the last block computes for read tokens alone; compiled it would for all, in half the time or less."""

@@ -7,7 +7,7 @@ removes most padding and leaves the gradient of the batch what it was. Shapes: B
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -113,15 +113,15 @@ def micro_batches(
     """
     order = sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
     sizes = [lengths[position] for position in order]
-    best: list[float] = [0.0]
-    cut: list[int] = [0]
-    for end in range(1, len(sizes) + 1):
-        cost, start = min(
-            (best[start] + overhead + (end - start) * sizes[end - 1], start)
-            for start in _starts(sizes, end, max_rows, max_tokens)
-        )
-        best.append(cost)
-        cut.append(start)
+    best = np.zeros(len(sizes) + 1, dtype=np.int64)
+    cut = [0]
+    for end, size in enumerate(sizes, start=1):
+        most = max_rows if max_tokens is None else min(max_rows, max(1, max_tokens // max(1, size)))
+        first = max(0, end - most)
+        costs = best[first:end] + np.arange(end - first, 0, -1) * size
+        start = int(costs.argmin())  # The first of several.
+        best[end] = costs[start] + overhead
+        cut.append(first + start)
     groups: list[list[int]] = []
     end = len(sizes)
     while end > 0:
@@ -191,13 +191,6 @@ def by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches for evaluation: features sorted by length, longest first so that memory peaks at once."""
     order = np.argsort(-lengths, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def _starts(sizes: Sequence[int], end: int, max_rows: int, max_tokens: int | None) -> Iterator[int]:
-    for start in range(end - 1, max(0, end - max_rows) - 1, -1):
-        if max_tokens is not None and start < end - 1 and (end - start) * sizes[end - 1] > max_tokens:
-            return
-        yield start
 
 
 def _mask(arrays: Sequence[np.ndarray]) -> np.ndarray:

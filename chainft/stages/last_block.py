@@ -33,14 +33,25 @@ class Narrowed(TorchFunctionMode):
         self.read = read
         self.all = (1, num_tokens)
         self.few = (1, len(read))
+        self._entered = ExitStack()
         self.attended = False
         """From here on, tensors of read tokens stand for those of all."""
+
+    def begin(self) -> None:
+        """Attention is done. Before, nothing is to be cut, and calls of torch need not pass here."""
+        if not self.attended:
+            self.attended = True
+            self._entered.enter_context(self)
+
+    def end(self) -> None:
+        """The block is through."""
+        self._entered.close()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        if self.attended and args:
+        if args:
             args = self._shaped(args) if func in _SHAPED else self._met(args)
         return func(*args, **named)
 
@@ -86,8 +97,8 @@ def narrowing(read: Tensor, num_tokens: int, queries: Sequence[nn.Module], *, re
         with ExitStack() as stack:
             for module in queries:
                 stack.enter_context(_for_read_tokens(module, mode, rest))
-            with mode:
-                yield
+            stack.callback(mode.end)
+            yield
     finally:
         _NARROWED.reset(token)
 

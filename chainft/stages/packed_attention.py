@@ -113,7 +113,7 @@ def attend_within_rows(
     narrow = narrowed()
     if narrow is not None:
         out = _read_tokens(layout, narrow.read, (query, key, value), causal=causal, **options)
-        narrow.attended = True
+        narrow.begin()
         return out, None
     return _by_groups(layout, query, key, value, causal=causal, **options), None
 
@@ -143,7 +143,7 @@ def _by_kernel(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **opti
     ends, most = layout.read_ends
     chosen = query.index_select(2, narrow.read)
     out = flash_rows.attend(chosen, key, value, layout.ends, layout.longest, query_ends=ends, most=most, **options)
-    narrow.attended = True
+    narrow.begin()
     return out
 
 
@@ -152,8 +152,10 @@ def _written_out(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **op
     narrow = narrowed()
     if narrow is None:
         return row_attention.attend(layout, query, key, value, **options)
-    out = row_attention.attend(layout, query.index_select(2, narrow.read), key, value, some=True, **options)
-    narrow.attended = True
+    # Token by token, as they lie in memory.
+    chosen = query.transpose(1, 2).index_select(1, narrow.read).transpose(1, 2)
+    out = row_attention.attend(layout, chosen, key, value, some=True, **options)
+    narrow.begin()
     return out
 
 

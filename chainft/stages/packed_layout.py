@@ -110,7 +110,7 @@ class Layout:
 
     def pack(self, padded: Tensor) -> Tensor:
         """(1, T, ...) of (B, L, ...)."""
-        return padded.flatten(0, 1)[self.flat][None]
+        return padded.flatten(0, 1).index_select(0, self.flat)[None]
 
     def unpack(self, packed: Tensor) -> Tensor:
         """(B, L, D) of (1, T, D) or, where not all tokens are read, of (1, R, D); zeros for all others."""

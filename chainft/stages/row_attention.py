@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -155,17 +156,17 @@ def _chunks(tensors: Sequence[Tensor], each: int) -> Iterator[Sequence[Tensor]]:
 
 
 def _rows(group: Group, heads: int, causal: bool, some: bool) -> _Rows:
-    inside = None if group.mask is None else group.mask[:, 0, 0]  # (n, l)
-    keys = _slots(group.places, group.kept, inside, heads)
+    inside = None if group.mask is None else group.mask[:, 0, 0].numpy()  # (n, l)
+    keys = _slots(group.places.numpy(), group.kept.numpy(), inside, heads)
     if not some:
         bias = _before(torch.arange(keys.shape[1])[None], keys.shape[1]) if causal else None  # (1, l, l)
         return _Rows(keys, keys, _padding(keys) if bias is None else bias)
     if group.queries is None:
         return _Rows(None, keys, None)
-    places, kept = group.queries.places, group.queries.kept
-    there = torch.zeros(places.numel(), dtype=torch.bool)
+    places, kept = group.queries.places.numpy(), group.queries.kept.numpy()
+    there = np.zeros(places.size, bool)
     there[kept] = True
-    queries = _slots(places, kept, there.view(places.shape), heads)
+    queries = _slots(places, kept, there.reshape(places.shape), heads)
     if not causal:
         return _Rows(queries, keys, _padding(keys))
     return _Rows(queries, keys, _before(group.queries.positions, keys.shape[1]).repeat_interleave(heads, dim=0))
@@ -186,16 +187,16 @@ def _padding(keys: Slots) -> Tensor | None:
     return torch.zeros(missing.shape).masked_fill(missing, -math.inf)
 
 
-def _slots(places: Tensor, kept: Tensor, inside: Tensor | None, heads: int) -> Slots:
-    """Of tokens (n, l) the slots of their heads."""
+def _slots(places: np.ndarray, kept: np.ndarray, inside: np.ndarray | None, heads: int) -> Slots:
+    """Of tokens (n, l) the slots of their heads. By NumPy, whose calls on small arrays cost far less than torch's."""
     rows, longest = places.shape
-    own = torch.arange(rows * heads * longest).view(rows, heads, longest).transpose(1, 2)  # (n, l, H)
+    own = np.arange(rows * heads * longest).reshape(rows, heads, longest).transpose(0, 2, 1)  # (n, l, H)
     there = None
-    if inside is not None and not bool(inside.all()):
-        there = inside.repeat_interleave(heads, dim=0)[..., None].float()
+    if inside is not None and not inside.all():
+        there = torch.from_numpy(inside.repeat(heads, axis=0)[..., None].astype(np.float32))
     return Slots(
         (rows * heads, longest),
-        (places[:, None] * heads + torch.arange(heads)[:, None]).flatten(),  # (n, H, l)
-        own.reshape(-1, heads)[kept].flatten(),
+        torch.from_numpy((places[:, None] * heads + np.arange(heads)[:, None]).reshape(-1)),  # (n, H, l)
+        torch.from_numpy(own.reshape(-1, heads)[kept].reshape(-1)),
         there,
     )

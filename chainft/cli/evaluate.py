@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from chainft.cli.arguments import Parser
+from chainft.cli.collecting import importing
 from chainft.errors import ConfigError
 
 
@@ -29,7 +30,8 @@ def run(arguments: list[str]) -> int:
             help=f"name a file by {key}=FILE",
         )
     config = for_split(composed, options.split).config
-    from chainft.infer.evaluate import evaluate_run
+    with importing("chainft.infer.evaluate"):
+        from chainft.infer.evaluate import evaluate_run
     from chainft.report.inspection import print_scores
     from chainft.report.logs import setup_logging
     from chainft.report.progress import PhaseProgress

@@ -8,6 +8,7 @@ computes what it would compute in a new process. No device and no thread pool is
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import signal
@@ -117,6 +118,7 @@ def warm_context() -> ForkServerContext:
 def run_forked(words: list[str], around: Surroundings) -> None:
     """Be `chainft WORDS` in these surroundings: what a fork does, from its first line to its exit code."""
     os.setsid()
+    gc.freeze()  # What the warm process imported stays; looking through it would copy its memory, too.
     redirect(1, around.output)
     redirect(2, around.errors or around.output)
     if around.input is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from chainft.cli.arguments import Parser
+from chainft.cli.collecting import importing
 from chainft.errors import ConfigError, DataError, StorageError
 from chainft.run_folder import model_folder
 
@@ -34,7 +35,8 @@ def run(arguments: list[str]) -> int:
         source = _source(options)
         _keep_texts(options.file, options.output)
         output = _open_output(options.output, stack)
-        from chainft.infer.predict import predict
+        with importing("chainft.infer.predict"):
+            from chainft.infer.predict import predict
         from chainft.report.logs import setup_logging
 
         setup_logging(None, quiet=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chainft import registry
+from chainft.cli.collecting import importing
 from chainft.cli.flags import HELP, Flag, Given, flag_lines, split
 from chainft.config.search import PRIMARY, groups, options
 from chainft.errors import ConfigError
@@ -65,7 +66,8 @@ def run(arguments: list[str]) -> int:
     if needs_launch(composed.config):
         launch(composed)
         return 0
-    from chainft.train.session import run_training
+    with importing("chainft.train.session"):
+        from chainft.train.session import run_training
 
     run_training(composed)
     return 0

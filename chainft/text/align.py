@@ -38,7 +38,7 @@ class SubWords:
     @property
     def lengths(self) -> np.ndarray:
         """(words,) how many sub-words each word has."""
-        return np.diff(self.first)
+        return self.first[1:] - self.first[:-1]
 
 
 def needs_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:

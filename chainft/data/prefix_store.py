@@ -87,6 +87,20 @@ class PrefixStore:
             start = self.layout.start_of[row]
             values[place, :length] = self._maps[self.layout.segment_of[row]][start : start + length]
             values[place, length:] = 0
+        return self._as_computed(bits)
+
+    def end_to_end(self, rows: Sequence[int]) -> Tensor:
+        """(tokens, D) states of `rows`, one after the other."""
+        lengths = self.layout.lengths[list(rows)]
+        ends = np.cumsum(lengths)
+        bits = torch.empty(int(ends[-1]), self.shape.width, dtype=_AS_INTEGERS[self.shape.stored][1])
+        values = bits.numpy()
+        for row, length, end in zip(rows, lengths, ends, strict=True):
+            start = self.layout.start_of[row]
+            values[end - length : end] = self._maps[self.layout.segment_of[row]][start : start + length]
+        return self._as_computed(bits)
+
+    def _as_computed(self, bits: Tensor) -> Tensor:
         return bits.view(getattr(torch, self.shape.stored)).to(getattr(torch, self.shape.computed))
 
 

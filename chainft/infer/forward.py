@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,6 +43,10 @@ class BlockLender(Lender, Protocol):
 
     def states(self, batch: Batch) -> Tensor:
         """(B, L, D) what goes into it."""
+        ...
+
+    def packed(self, batch: Batch, order: np.ndarray) -> Tensor:
+        """(T, D) the same without padding, of the rows (B,) in this order."""
         ...
 
 
@@ -87,7 +92,10 @@ class Forward:
             if self.lender is None:
                 return self.packing.run(arguments, lengths, read=read)
             assert isinstance(self.lender, BlockLender)  # Linked models run padded.
-            states, start = self.lender.states(batch), self.lender.start
+            start = self.lender.start
+            if start == self.packing.num_blocks:
+                return self.packing.head(self.lender.states(batch), arguments)
+            states = partial(self.lender.packed, batch)
             return self.packing.run(arguments, lengths, states=states, start=start, read=read)
         with self.lender(batch) if self.lender else nullcontext():
             return self.model(**arguments)

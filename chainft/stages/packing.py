@@ -9,7 +9,7 @@ of the longest, R tokens whose last hidden states are read, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -42,6 +42,10 @@ _TOLERANCE_16 = 0.03
 """Most difference of what attention gives a token, beside its size, in 16 bits (bfloat16 rounds to 1 in 256)."""
 
 
+States = Callable[[np.ndarray], Tensor]
+"""From an order of the rows (B,) to hidden states of their tokens end to end, (T, D)."""
+
+
 class Packing:
     """Runs batches of a model without padding."""
 
@@ -56,8 +60,8 @@ class Packing:
         """Whether a GPU's kernel attends for rows of different length at once; found by `try_kernel`."""
         self.compiled: Compiled | None = None
         """The blocks that are compiled in training."""
-        self._num_blocks = gates.blocks.num_blocks
-        self._head = Span(self._num_blocks, self._num_blocks, embeddings=False, head=True)
+        self.num_blocks = gates.blocks.num_blocks
+        self._head = Span(self.num_blocks, self.num_blocks, embeddings=False, head=True)
         width = gates.model.config.get_text_config().hidden_size
         self._token_head = TokenHead(gates.model, self.head, width=width, first_position=first_position)
 
@@ -65,7 +69,7 @@ class Packing:
     def _idle(self) -> Sequence[Idle]:
         """What the model computes for nothing before blocks that are given what comes from elsewhere."""
         inputs = probe_inputs(self.gates.model)
-        before = Span(0, self._num_blocks, embeddings=True, head=False)
+        before = Span(0, self.num_blocks, embeddings=True, head=False)
         with evaluating(self.gates.model), torch.no_grad():
             payload = self.gates.run(before, None, inputs)
         return find_idle(self.gates, self._head, payload)
@@ -79,17 +83,15 @@ class Packing:
         inputs: Mapping[str, Any],
         lengths: np.ndarray,
         *,
-        states: Tensor | None = None,
+        states: States | None = None,
         start: int = 0,
         read: np.ndarray | None = None,
     ) -> Any:
         """The model's output for a padded batch with rows of these lengths.
 
-        `states` (B, L, D): what goes into block `start`, or into the head; None: the embeddings. `read` (B, L): the tokens whose last
-        hidden states the head reads, or the loss after it; for all others the head gets zeros. None: all.
+        `states`: what goes into block `start`; None: the embeddings. `read` (B, L): the tokens whose last hidden states
+        the head reads, or the loss after it; for all others the head gets zeros. None: all.
         """
-        if states is not None and start == self._num_blocks:
-            return self.head(states, inputs)
         layout = Layout(lengths, self.gates.model.device, read if self._narrows(read, lengths) else None)
         hidden = self.hidden(inputs, layout, states=states, start=start)
         if len(hidden[0]) < len(layout.flat) and self._token_head.takes(inputs, layout):
@@ -110,12 +112,12 @@ class Packing:
             return self.gates.run(self._head, Payload(hidden), inputs)
 
     def hidden(
-        self, inputs: Mapping[str, Any], layout: Layout, *, states: Tensor | None = None, start: int = 0
+        self, inputs: Mapping[str, Any], layout: Layout, *, states: States | None = None, start: int = 0
     ) -> Tensor:
         """(1, T, D) what the last block gives, or (1, R, D) where not all tokens are read and the block allows it."""
         packed = self._packed(inputs, layout)
-        received = None if states is None else layout.pack(states)
-        last = self._num_blocks - 1
+        received = None if states is None else states(layout.order)[None]
+        last = self.num_blocks - 1
         if layout.read is None or self.queries is None:
             return self._blocks(start, last + 1, received, packed, layout)
         if received is None or start < last:
@@ -159,12 +161,12 @@ class Packing:
 
     def _try_backward(self, inputs: Mapping[str, Tensor], layout: Layout) -> None:
         """Training with dropout, as it is configured; also of blocks that are frozen, which may be trained later."""
-        blocks = nn.ModuleList([self.gates.blocks.module(block) for block in range(self._num_blocks)])
+        blocks = nn.ModuleList([self.gates.blocks.module(block) for block in range(self.num_blocks)])
         packed = self._packed(inputs, layout)
         # Only the blocks are in training: tables of trained words know those of the data alone.
         with evaluating(self.gates.model), training(blocks), torch.enable_grad():
             received = self._blocks(0, 1, None, packed, layout).detach().requires_grad_()
-            hidden = self._blocks(0, self._num_blocks, received, packed, layout)
+            hidden = self._blocks(0, self.num_blocks, received, packed, layout)
             torch.autograd.grad(hidden.float().sum(), received)
 
     @cached_property
@@ -191,7 +193,7 @@ class Packing:
         read = inside & (np.arange(inside.size) % every == every // 2).reshape(inside.shape)
         layout = Layout(lengths, self.gates.model.device, read)
         packed = self._packed(inputs, layout)
-        last = self._num_blocks - 1
+        last = self.num_blocks - 1
         with evaluating(self.gates.model), torch.no_grad():
             received = self._blocks(0, last, None, packed, layout)
             whole = self._blocks(last, last + 1, received, packed, layout)
@@ -236,7 +238,7 @@ class Packing:
             self.compiled.left_out() if self.compiled else nullcontext(),
             narrowing(layout.read_places, received.shape[1], queries, rest=rest),
         ):
-            return self._blocks(self._num_blocks - 1, self._num_blocks, received, packed, layout)
+            return self._blocks(self.num_blocks - 1, self.num_blocks, received, packed, layout)
 
     @contextmanager
     def _left_out(self) -> Iterator[None]:

@@ -38,7 +38,8 @@ class SubWords:
     @property
     def lengths(self) -> np.ndarray:
         """(words,) how many sub-words each word has."""
-        return self.first[1:] - self.first[:-1]
+        lengths: np.ndarray = self.first[1:] - self.first[:-1]
+        return lengths
 
 
 def needs_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -104,6 +104,11 @@ class Lender:
         """(B, L, D) what goes into it."""
         return self.store.padded(batch.features).to(self.gates.model.device, non_blocking=True)
 
+    def packed(self, batch: Batch, order: np.ndarray) -> Tensor:
+        """(T, D) the same without padding, of the rows (B,) in this order."""
+        found = self.store.end_to_end([batch.features[row] for row in order])
+        return found.to(self.gates.model.device, non_blocking=True)
+
     @contextmanager
     def __call__(self, batch: Batch) -> Iterator[None]:
         states = self.states(batch)

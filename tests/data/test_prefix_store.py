@@ -117,6 +117,7 @@ def test_a_killed_build_goes_on_from_its_whole_segments(tmp_path: Path) -> None:
     kept = {int(row) for number in there for chunk in store.layout.segments[number] for row in chunk}
     assert sorted({*rest.rows, *kept}) == list(range(len(LENGTHS))) and not kept & set(rest.rows)
     assert torch.equal(store.padded([5]), states(5, 8)[None])
+    assert torch.equal(store.end_to_end([5, 1]), torch.cat([store.padded([row])[0] for row in (5, 1)]))
     assert list((tmp_path / "key").glob(".*")) == []
 
 

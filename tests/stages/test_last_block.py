@@ -16,7 +16,7 @@ from chainft.stages.lora import add_adapters
 from chainft.stages.packing import Packing, packing_of
 from chainft.stages.trunk import logits_of
 from tests.stages.architectures import CASES, tiny_model
-from tests.stages.test_packing import LENGTHS, PACKED, batch, gradients
+from tests.stages.test_packing import LENGTHS, PACKED, batch, end_to_end, gradients
 
 TOGETHER = ("gpt2", "gpt_bigcode", "gpt_neox", "phi3")
 """Families with one projection for queries, keys and values: only what follows attention is left out."""
@@ -131,9 +131,9 @@ def test_only_states_of_the_frozen_blocks_are_needed_below_the_last() -> None:
     model = tiny_model("bert:classify")
     packing, inputs = packed(model), batch(model)
     states = torch.randn(*inputs["input_ids"].shape, 32, generator=torch.Generator().manual_seed(0))
-    for start in (2, 3, 4):
-        whole = packing.run(inputs, LENGTHS, states=states, start=start).logits
-        found = packing.run(inputs, LENGTHS, states=states, start=start, read=first_tokens()).logits
+    for start in (2, 3):
+        whole = packing.run(inputs, LENGTHS, states=end_to_end(states), start=start).logits
+        found = packing.run(inputs, LENGTHS, states=end_to_end(states), start=start, read=first_tokens()).logits
         torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
 
 

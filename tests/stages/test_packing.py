@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from chainft.stages.gates import Gates, Payload
-from chainft.stages.packing import Layout, Packing, packing_of
+from chainft.stages.packing import Layout, Packing, States, packing_of
 from chainft.stages.spans import Span
 from chainft.stages.trunk import JointModel, logits_of
 from tests.stages.architectures import CASES, tiny_model
@@ -34,6 +34,11 @@ def batch(model: PreTrainedModel, lengths: np.ndarray = LENGTHS) -> dict[str, Te
     words = np.random.default_rng(1).integers(5, config.vocab_size, mask.shape)
     ids = np.where(mask, np.where(words == pad, 6, words), pad)
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+def end_to_end(padded: Tensor, lengths: np.ndarray = LENGTHS) -> States:
+    """(B, L, D) as what a batch may begin with."""
+    return lambda order: torch.cat([padded[row, : lengths[row]] for row in order])
 
 
 def loss(output: Any, mask: Tensor) -> Tensor:
@@ -92,7 +97,7 @@ def test_blocks_may_begin_with_states_from_elsewhere() -> None:
     assert packing is not None
     states = Gates(model).run(Span(0, 2, embeddings=True, head=False), None, inputs).hidden
     mask = inputs["attention_mask"].bool()
-    found = packing.run(inputs, LENGTHS, states=states, start=2).logits[mask]
+    found = packing.run(inputs, LENGTHS, states=end_to_end(states), start=2).logits[mask]
     torch.testing.assert_close(found, model(**inputs).logits[mask], rtol=1e-5, atol=1e-6)
 
 

@@ -5,7 +5,8 @@
 FOLDER holds WNUT-17 as published (emerging.dev.conll, ...). The embeddings and five of the six blocks of MiniLM are
 frozen. Both tools read the same JSON lines, made first, take turns and have equally many threads; chainft begins each
 turn with an empty cache. With `--trials`, a sweep of so many learning rates is compared with as many whole commands of
-the Trainer. Prints seconds an epoch from the second on, whole commands, ratios, and test scores. `--processor-time`
+the Trainer; `--parallel` of them run at once, on their share of the cores, where `--threads` is what the Trainer and
+single runs of chainft have. Prints seconds an epoch from the second on, whole commands, ratios, and test scores. `--processor-time`
 counts the seconds that a processor worked for either tool, for machines that others use at the same time.
 """
 
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,12 @@ from typing import Any
 from compare_trainer import baseline_settings, read_wnut17, write_splits
 
 Result = dict[str, Any]
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main() -> None:
     arguments = _arguments()
-    os.environ.update(OMP_NUM_THREADS=str(arguments.threads), MKL_NUM_THREADS=str(arguments.threads))
+    os.environ.update({name: str(arguments.threads) for name in THREADS})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_splits(read_wnut17(arguments.data), folder)
@@ -81,7 +84,9 @@ def run_sweep(arguments: argparse.Namespace, folder: Path) -> float:
     rates = [arguments.lr * 2 ** (number / 4 - 1) for number in range(arguments.trials)]
     words = [*_words(arguments, folder, "cache-sweep"), f"optimizer.lr={','.join(f'{rate:.3g}' for rate in rates)}"]
     words += [f"sweep.dir={folder / 'sweep'}", *(["sweep.warm=false"] if arguments.processor_time else [])]
-    seconds, _ = _timed(arguments, ["-m", "chainft", "train", "-m", *words])
+    words += [f"sweep.num_parallel={arguments.parallel}"]
+    threads = {name: str(max(1, arguments.threads // arguments.parallel)) for name in THREADS}
+    seconds, _ = _timed(arguments, ["-m", "chainft", "train", "-m", *words], threads)
     return seconds
 
 
@@ -107,12 +112,15 @@ else:
 """Runs a script or `-m MODULE` whose own clock is the processor's."""
 
 
-def _timed(arguments: argparse.Namespace, command: list[str]) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """Seconds of a Python command and all that it starts."""
+def _timed(
+    arguments: argparse.Namespace, command: list[str], variables: Mapping[str, str] | None = None
+) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """Seconds of a Python command and all that it starts, with these variables of the environment beside the others."""
     clock = _processor_seconds if arguments.processor_time else time.perf_counter
     started = clock()
     python = [sys.executable, "-c", _WITH_PROCESSOR_TIME] if arguments.processor_time else [sys.executable]
-    done = subprocess.run([*python, *command], check=False, capture_output=True, text=True)
+    around = {**os.environ, **(variables or {})}
+    done = subprocess.run([*python, *command], check=False, capture_output=True, text=True, env=around)
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stderr}")
     return clock() - started, done
@@ -143,7 +151,8 @@ def report(arguments: argparse.Namespace, results: dict[str, list[Result]]) -> N
 def report_sweep(arguments: argparse.Namespace, trainer: list[Result], seconds: float) -> None:
     """A sweep against as many whole commands of the Trainer, each of the mean time measured."""
     theirs = arguments.trials * statistics.mean(run["whole_s"] for run in trainer)
-    print(f"  sweep of {arguments.trials} trials: chainft {seconds:.1f} s, Trainer {theirs:.1f} s ", end="")
+    print(f"  sweep of {arguments.trials} trials, {arguments.parallel} at once: chainft {seconds:.1f} s, ", end="")
+    print(f"Trainer {theirs:.1f} s ", end="")
     print(f"({arguments.trials} times its whole command): {theirs / seconds:.2f}")
 
 
@@ -174,6 +183,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processor-time", action="store_true", help="count seconds of the processor")
     parser.add_argument("--trials", type=int, default=0, help="also a sweep of so many trials")
+    parser.add_argument("--parallel", type=int, default=1, help="trials at once")
     return parser.parse_args()
 
 

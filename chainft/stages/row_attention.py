@@ -45,9 +45,11 @@ class Slots:
         """(n * H, l, W) of a table (T * H, W)."""
         return table.index_select(0, self.places).view(*self.shape, -1)
 
-    def back(self, found: Tensor) -> Tensor:
-        """(t * H, W) of (n * H, l, W), where t is the number of tokens of the group."""
-        return found.flatten(0, 1).index_select(0, self.kept)
+    def put(self, found: Tensor, table: Tensor, start: int) -> int:
+        """Copy (n * H, l, W) of a group to its place in a table (T * H, W), from row `start` on; where it ends."""
+        end = start + len(self.kept)
+        torch.index_select(found.flatten(0, 1), 0, self.kept, out=table[start:end])
+        return end
 
 
 @dataclass(frozen=True)
@@ -100,32 +102,36 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Sequence[_Rows], scale: float, dropout_p: float
     ) -> Tensor:
-        found, saved = [], []
+        found, end, saved = torch.empty_like(query), 0, []
         for one in rows:
             if one.queries is None:
                 continue
-            q, k, v = one.queries.gather(query), one.keys.gather(key), one.keys.gather(value)
-            scores = _product(q, k.transpose(1, 2), scale, one.bias)  # (n * H, r, l)
+            q, k, v = one.queries.gather(query).mul_(scale), one.keys.gather(key), one.keys.gather(value)
+            transposed = k.transpose(1, 2)
+            # (n * H, r, l)
+            scores = torch.bmm(q, transposed) if one.bias is None else torch.baddbmm(one.bias, q, transposed)
             probabilities = torch.softmax(scores, dim=-1)
             mask = keep_mask(probabilities.shape, dropout_p) if dropout_p else None
             weights = probabilities if mask is None else probabilities * mask
-            found.append(one.queries.back(torch.bmm(weights, v)))
+            end = one.queries.put(torch.bmm(weights, v), found, end)
             saved += [q, k, v, probabilities, *([] if mask is None else [mask])]
         ctx.save_for_backward(*saved)
-        ctx.rows, ctx.scale, ctx.each = rows, scale, 5 if dropout_p else 4
-        return torch.cat(found)
+        ctx.rows, ctx.scale, ctx.each, ctx.keys_shape = rows, scale, 5 if dropout_p else 4, key.shape
+        return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         saved, scale = _chunks(ctx.saved_tensors, ctx.each), ctx.scale
-        found: list[list[Tensor]] = [[], [], []]
+        tables = [torch.empty_like(gradient), *(gradient.new_empty(ctx.keys_shape) for _ in range(2))]
+        own = others = 0
         for one in ctx.rows:
             if one.queries is None:
-                width = gradient.shape[1]
-                for parts in found[1:]:
-                    parts.append(gradient.new_zeros(len(one.keys.kept), width))
+                end = others + len(one.keys.kept)
+                for table in tables[1:]:
+                    table[others:end] = 0.0
+                others = end
                 continue
             q, k, v, probabilities, *masks = next(saved)
             out = one.queries.gather(gradient)
@@ -136,18 +142,10 @@ class _Attention(torch.autograd.Function):
             of_weights = torch.bmm(out, v.transpose(1, 2))
             of_probabilities = of_weights.mul_(masks[0]) if masks else of_weights
             of_scores = torch.ops.aten._softmax_backward_data(of_probabilities, probabilities, -1, torch.float32)
-            of_q, of_k = _product(of_scores, k, scale), _product(of_scores.transpose(1, 2), q, scale)
-            found[0].append(one.queries.back(of_q))
-            found[1].append(one.keys.back(of_k))
-            found[2].append(one.keys.back(of_v))
-        return (*(torch.cat(parts) for parts in found), None, None, None)
-
-
-def _product(one: Tensor, other: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-    """scale * one @ other + bias, in one pass."""
-    if bias is None:
-        return torch.baddbmm(one.new_zeros(1, 1, 1), one, other, beta=0, alpha=scale)
-    return torch.baddbmm(bias, one, other, alpha=scale)
+            own = one.queries.put(torch.bmm(of_scores, k).mul_(scale), tables[0], own)
+            one.keys.put(torch.bmm(of_scores.transpose(1, 2), q), tables[1], others)  # The queries are scaled already.
+            others = one.keys.put(of_v, tables[2], others)
+        return (*tables, None, None, None)
 
 
 def _chunks(tensors: Sequence[Tensor], each: int) -> Iterator[Sequence[Tensor]]:

@@ -62,8 +62,7 @@ class Packing:
         """The blocks that are compiled in training."""
         self.num_blocks = gates.blocks.num_blocks
         self._head = Span(self.num_blocks, self.num_blocks, embeddings=False, head=True)
-        width = gates.model.config.get_text_config().hidden_size
-        self._token_head = TokenHead(gates.model, self.head, width=width, first_position=first_position)
+        self._token_head = TokenHead(gates.model, self.head, first_position)
 
     @cached_property
     def _idle(self) -> Sequence[Idle]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from chainft.stages.modes import evaluating
@@ -31,11 +32,10 @@ Head = Callable[[Tensor, Mapping[str, Any]], Any]
 class TokenHead:
     """Gives what the head gives, with zeros for tokens that are not read."""
 
-    def __init__(self, model: torch.nn.Module, head: Head, *, width: int, first_position: int) -> None:
+    def __init__(self, model: PreTrainedModel, head: Head, first_position: int) -> None:
         """`first_position`: the number of the first position of a text."""
         self._model = model
         self._head = head
-        self._width = width
         self._first = first_position
 
     def takes(self, inputs: Mapping[str, Any], layout: Layout) -> bool:
@@ -60,13 +60,14 @@ class TokenHead:
         lengths = np.array(_LENGTHS)
         inside = np.arange(lengths.max())[None] < lengths[:, None]
         read = inside & (np.arange(inside.size) % _EVERY != 0).reshape(inside.shape)
-        device = next(self._model.parameters()).device
+        device, width = self._model.device, self._model.config.get_text_config().hidden_size
         layout = Layout(lengths, device, read)
         ids = torch.full(inside.shape, 5, device=device)
         inputs = {"input_ids": ids, "attention_mask": torch.from_numpy(inside.astype(np.int64)).to(device)}
-        drawn = torch.randn(1, int(read.sum()), self._width, generator=torch.Generator().manual_seed(0))
-        hidden = drawn.to(device, next(self._model.parameters()).dtype)
-        with evaluating(self._model), torch.no_grad():
+        drawn = torch.randn(1, int(read.sum()), width, generator=torch.Generator().manual_seed(0))
+        hidden = drawn.to(device, self._model.dtype)
+        # In 16 bits other sizes round otherwise.
+        with evaluating(self._model), torch.no_grad(), torch.autocast(device.type, enabled=False):
             expected = self._head(layout.unpack(hidden), inputs)
             if not _has_logits_alone(expected) or expected.logits.shape[:2] != inside.shape:
                 return False

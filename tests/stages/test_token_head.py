@@ -104,3 +104,12 @@ def test_other_inputs_of_the_head_keep_it_padded() -> None:
     seen = Seen(model.classifier)
     logits(packing, labels=torch.zeros(INSIDE.shape, dtype=torch.long))
     assert [shape[:2] for shape in seen.shapes] == [INSIDE.shape]
+
+
+def test_training_in_16_bits_tries_it_in_32() -> None:
+    packing = packed(tiny_model("bert:tokens").eval())
+    seen = Seen(packing.gates.model.classifier)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits(packing)
+        logits(packing)
+    assert int(np.prod(seen.shapes[-1][:-1])) == READ.sum()

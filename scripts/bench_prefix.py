@@ -6,8 +6,9 @@ FOLDER holds WNUT-17 as published (emerging.dev.conll, ...). The embeddings and 
 frozen. Both tools read the same JSON lines, made first, take turns and have equally many threads; chainft begins each
 turn with an empty cache. With `--trials`, a sweep of so many learning rates is compared with as many whole commands of
 the Trainer; `--parallel` of them run at once, on their share of the cores, where `--threads` is what the Trainer and
-single runs of chainft have. Prints seconds an epoch from the second on, whole commands, ratios, and test scores. `--processor-time`
-counts the seconds that a processor worked for either tool, for machines that others use at the same time.
+single runs of chainft have. Prints seconds an epoch from the second on, whole commands, ratios, and test scores.
+`--processor-time` counts the seconds that a processor worked for either tool, for machines that others use at the same
+time.
 """
 
 from __future__ import annotations
@@ -184,7 +185,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processor-time", action="store_true", help="count seconds of the processor")
     parser.add_argument("--trials", type=int, default=0, help="also a sweep of so many trials")
     parser.add_argument("--parallel", type=int, default=1, help="trials at once")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.parallel > 1 and not arguments.trials:
+        parser.error("--parallel has no effect without --trials")
+    if arguments.parallel > arguments.threads:
+        parser.error(f"--parallel {arguments.parallel} needs --threads {arguments.parallel} or more, a thread a trial")
+    return arguments
 
 
 if __name__ == "__main__":

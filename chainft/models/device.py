@@ -51,3 +51,8 @@ def for_batches_of_any_size(device: torch.device) -> Iterator[None]:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an allocation failed: a smaller batch may go through."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _FULL)
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where numbers of 64 bits that belong to a device can be: Apple's GPUs have none."""
+    return torch.device("cpu") if device.type == "mps" else device

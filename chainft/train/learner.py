@@ -24,7 +24,7 @@ from chainft.config.run import RunConfig
 from chainft.data.batching import Batch, epoch_order, micro_batches, packed_batches, rank_shares
 from chainft.errors import MemoryError_
 from chainft.infer.forward import Forward
-from chainft.models.device import is_out_of_memory
+from chainft.models.device import float64_device, is_out_of_memory
 from chainft.plan.micro_batches import configured_rows
 from chainft.stages.compiled import Compiled
 from chainft.stages.loss import loss_of
@@ -304,7 +304,7 @@ class Learner:
         if staged := self.placed or self.offload:
             fault_point("forward", step=step + 1)
             return self._by_stages(staged, step, batches, num_targets)
-        total = torch.zeros((), dtype=torch.float64, device=_float64_device(self.accelerator.device))
+        total = torch.zeros((), dtype=torch.float64, device=float64_device(self.accelerator.device))
         for number, batch in enumerate(self._in_step(step, batches)):
             seed_step(self.config.seed, step, number, device=self.accelerator.device, copy=self.world.copy)
             fault_point("forward", step=step + 1)
@@ -397,7 +397,3 @@ class Learner:
             self.max_rows,
             self.config.train.batch_size,
         )
-
-
-def _float64_device(device: torch.device) -> torch.device:
-    return torch.device("cpu") if device.type == "mps" else device

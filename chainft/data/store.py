@@ -15,8 +15,8 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ import numpy as np
 from chainft import __version__
 from chainft.config.parse import dump
 from chainft.data.cache import default_cache_dir, temporary_name
+from chainft.data.encoding import encoded
 from chainft.data.entry import Starts, Writer, mark_used, publish, read_whole, remove_orphans, size_of, write_meta
 from chainft.data.example import Example
 from chainft.data.load import content_of
@@ -94,8 +95,9 @@ def open_store(
     cache_dir: Path | None,
     split: str,
     progress: Callable[[int, int], None] | None = None,
+    num_workers: int = 1,
 ) -> FeatureStore:
-    """The features of `examples`, from the cache or tokenised now. `task.prepare` was called.
+    """The features of `examples`, from the cache or tokenised now by `num_workers` processes. `task.prepare` was called.
 
     `split` only names the work in messages; `progress` receives (done, total) now and then and may raise to stop.
     Raises StorageError where the cache folder cannot be written.
@@ -111,7 +113,7 @@ def open_store(
         root.mkdir(parents=True, exist_ok=True)
         remove_orphans(root)
         temporary.mkdir()
-        _build(temporary, examples, task, progress)
+        _build(temporary, examples, task, progress, num_workers)
         publish(temporary, folder)
     except OSError as error:
         raise _cannot_write(root, error, written=size_of(temporary)) from error
@@ -171,27 +173,33 @@ class _ColumnWriter:
         self.starts.append(len(array))
 
 
-def _build(folder: Path, examples: Sequence[Example], task: Task, progress: Callable[[int, int], None] | None) -> None:
-    with ExitStack() as stack:
-        write_meta(folder, _write(folder, examples, task, progress, stack))
+def _build(
+    folder: Path,
+    examples: Sequence[Example],
+    task: Task,
+    progress: Callable[[int, int], None] | None,
+    num_workers: int,
+) -> None:
+    with ExitStack() as stack, closing(encoded(task, examples, num_workers=num_workers)) as rows:
+        write_meta(folder, _write(folder, rows, len(examples), task, progress, stack))
     if progress:
         progress(len(examples), len(examples))
 
 
 def _write(
     folder: Path,
-    examples: Sequence[Example],
+    rows: Iterable[Sequence[Arrays]],
+    num_examples: int,
     task: Task,
     progress: Callable[[int, int], None] | None,
     stack: ExitStack,
 ) -> dict[str, Any]:
-    """Encode every example into the files of the columns; the content of `meta.json`."""
+    """Write the features of every example into the files of the columns; the content of `meta.json`."""
     columns: dict[str, _ColumnWriter] = {}
     first_of = Starts(folder / "first_of.starts", stack)
-    for number, example in enumerate(examples):
+    for number, features in enumerate(rows):
         if progress and number % PROGRESS_EVERY == 0:
-            progress(number, len(examples))
-        features = task.encode(example)
+            progress(number, num_examples)
         for feature in features:
             columns = columns or _columns(folder, task, feature, stack)
             for name, column in columns.items():
@@ -203,7 +211,7 @@ def _write(
         files[f"{name}.values"] = column.values.close()
         files[f"{name}.starts"] = column.starts.close()
     kinds = {name: task.features[name].dtype for name in columns}
-    return {"format": FORMAT, "chainft": __version__, "examples": len(examples), "columns": kinds, "files": files}
+    return {"format": FORMAT, "chainft": __version__, "examples": num_examples, "columns": kinds, "files": files}
 
 
 _NOTHING = np.zeros(0, np.int32)

@@ -34,6 +34,8 @@ def cut_windows(lengths: Sequence[int] | np.ndarray, capacity: int, *, overlap: 
     if not 0 <= overlap < capacity:
         raise ValueError(f"overlap {overlap} is not in [0, {capacity})")
     sizes = np.minimum(np.asarray(lengths, dtype=np.int64), capacity)
+    if sizes.sum() <= capacity:
+        return [Window(0, len(sizes), 0, len(sizes))]
     before = np.concatenate([[0], np.cumsum(sizes)])
     edges = list(_edges(before, capacity, overlap))
     splits = [0, *(_split(before, left[1], right[0]) for left, right in pairwise(edges))]

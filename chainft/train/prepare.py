@@ -234,7 +234,9 @@ def tokenise(
         return tell
 
     return {
-        name: open_store(examples, task, cache_dir=cache, split=name, progress=report(name))
+        name: open_store(
+            examples, task, cache_dir=cache, split=name, progress=report(name), num_workers=torch.get_num_threads()
+        )
         for name, examples in splits.examples.items()
         if len(examples)
     }

@@ -42,5 +42,8 @@ def _in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        # By calls, outer modules first: in its own `train` a module may do more than set its mode (merge weights, ...).
+        model.train(before[0][1])
         for module, was in before:
-            module.training = was
+            if module.training is not was:
+                module.train(was)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import nn
 from transformers import PreTrainedModel
 
 from chainft.errors import ConfigError
 from chainft.stages.gates import without_cache
-from chainft.stages.modes import KeptModes, evaluating
+from chainft.stages.modes import KeptModes, evaluating, training
 from tests.stages.architectures import HEADS, batch, tiny_config, tiny_model
 from tests.stages.test_chain import chained
 
@@ -61,9 +62,9 @@ def test_a_stage_in_evaluation_mode_hands_on_what_it_hands_on_in_evaluation(case
         encoder = model.get_submodule("model.encoder")
         encoder.register_forward_hook(lambda *args: entered.append(args[2][0]))
         first._forward_pre_hooks.clear()
-    for training in (True, False):
-        model.train(training)
-        if training:
+    for is_training in (True, False):
+        model.train(is_training)
+        if is_training:
             chain.conduct().begin(0, 4)
         logits(model, case)
     assert torch.equal(entered[0], entered[1])
@@ -104,3 +105,32 @@ def test_modes_of_training_are_restored_where_something_changed_them() -> None:
         pass
     modes.restore()
     assert len(settled) == 3  # At first, and after each change: not where all was as it should be.
+
+
+class Merging(nn.Module):
+    """Two factors that are one matrix in evaluation, as modules of LoRA and the like have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False)])
+        self.merged: torch.Tensor | None = None
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        self.merged = None if mode else (self.parts[1].weight @ self.parts[0].weight).detach()
+        return self
+
+
+def test_modules_that_do_more_than_note_their_mode_hear_of_both() -> None:
+    model = nn.Sequential(Merging(), nn.Sequential(Merging(), nn.Dropout()))
+    model.train()
+    model[1].train(False)
+    modes = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert model[0].merged is not None and not model[0].training
+    assert model[0].merged is None and model[1][0].merged is not None
+    assert modes == [module.training for module in model.modules()]
+    with training(model):
+        assert model[1][0].merged is None
+    assert model[1][0].merged is not None
+    assert modes == [module.training for module in model.modules()]

@@ -8,7 +8,7 @@ of IOB2 (an entity starts with B-). Counts are summed sentence by sentence, so m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import ClassVar, Literal
 
@@ -19,8 +19,10 @@ from chainft.text.schemes import OUTSIDE
 
 Entity = tuple[str, int, int]
 """Type, first and last word."""
-_KEPT_READINGS = 4096
-"""Sentences whose entities are remembered: the gold ones come again with each evaluation."""
+Readings = tuple[frozenset[Entity], frozenset[Entity]]
+"""The entities of a sentence, lenient and strict."""
+_KEPT_READINGS = 16_384
+"""Sentences with gold entities that are remembered (some 10 MB): they come again, in order, with each evaluation."""
 
 
 class Entities(Metric):
@@ -36,7 +38,8 @@ class Entities(Metric):
         """Count the IOB2 tags of one sentence. Raises ValueError for different lengths."""
         if len(gold) != len(predicted):
             raise ValueError(f"{len(predicted)} predicted tags for {len(gold)} words")
-        in_gold, in_predicted = _readings(gold), _readings(predicted)
+        in_gold = _none_or(_read_again, gold)
+        in_predicted = in_gold if gold == predicted else _none_or(_read, predicted)
         self._lenient.add(in_gold[0], in_predicted[0])
         self._strict.add(in_gold[1], in_predicted[1])
 
@@ -79,20 +82,19 @@ class _Tally:
         return Counts(self.right.total(), self.predicted.total(), self.gold.total())
 
 
-def _readings(tags: Sequence[str]) -> tuple[frozenset[Entity], frozenset[Entity]]:
-    """The entities of a sentence, lenient and strict."""
-    if tags.count(OUTSIDE) == len(tags):
-        return frozenset(), frozenset()  # Most sentences name nothing, and counting is far quicker than reading.
-    return _read(tuple(tags))
+def _none_or(read: Callable[[tuple[str, ...]], Readings], tags: Sequence[str]) -> Readings:
+    """What `read` finds. Most sentences name nothing, and counting is far quicker than reading."""
+    return (frozenset(), frozenset()) if tags.count(OUTSIDE) == len(tags) else read(tuple(tags))
 
 
-@lru_cache(maxsize=_KEPT_READINGS)
-def _read(tags: tuple[str, ...]) -> tuple[frozenset[Entity], frozenset[Entity]]:
+def _read(tags: tuple[str, ...]) -> Readings:
     from seqeval.metrics.sequence_labeling import get_entities
     from seqeval.scheme import IOB2, Tokens
 
     strict = Tokens(list(tags), IOB2).entities
     return frozenset(get_entities(list(tags))), frozenset((one.tag, one.start, one.end - 1) for one in strict)
 
+
+_read_again = lru_cache(maxsize=_KEPT_READINGS)(_read)
 
 PLUGIN = Entities

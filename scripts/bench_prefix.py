@@ -86,7 +86,7 @@ def run_sweep(arguments: argparse.Namespace, folder: Path) -> float:
     words = [*_words(arguments, folder, "cache-sweep"), f"optimizer.lr={','.join(f'{rate:.3g}' for rate in rates)}"]
     words += [f"sweep.dir={folder / 'sweep'}", *(["sweep.warm=false"] if arguments.processor_time else [])]
     words += [f"sweep.num_parallel={arguments.parallel}"]
-    threads = {name: str(max(1, arguments.threads // arguments.parallel)) for name in THREADS}
+    threads = {name: str(arguments.threads // arguments.parallel) for name in THREADS}
     seconds, _ = _timed(arguments, ["-m", "chainft", "train", "-m", *words], threads)
     return seconds
 
@@ -186,10 +186,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=0, help="also a sweep of so many trials")
     parser.add_argument("--parallel", type=int, default=1, help="trials at once")
     arguments = parser.parse_args()
-    if arguments.parallel > 1 and not arguments.trials:
-        parser.error("--parallel has no effect without --trials")
-    if arguments.parallel > arguments.threads:
-        parser.error(f"--parallel {arguments.parallel} needs --threads {arguments.parallel} or more, a thread a trial")
+    parallel, threads = arguments.parallel, arguments.threads
+    if parallel < 1:
+        parser.error(f"--parallel {parallel}: at least one trial at a time")
+    if parallel > max(1, arguments.trials):
+        parser.error(f"--parallel {parallel} has no effect with --trials {arguments.trials}")
+    if threads % parallel:
+        parser.error(f"--parallel {parallel} cannot share --threads {threads} evenly: give a multiple of {parallel}")
     return arguments
 
 

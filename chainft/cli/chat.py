@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chainft.cli.collecting import importing
 from chainft.cli.flags import HELP, Flag, Given, flag_lines, split
 from chainft.errors import ChainftError, ConfigError, did_you_mean
 from chainft.report.words import plural, printable
@@ -60,7 +61,8 @@ def run(arguments: list[str]) -> int:
     folder = Path(given.words[0])
     model_folder(folder)
     numbers = _numbers(given)
-    from chainft.infer.chat import Choices, open_chat
+    with importing("chainft.infer.chat"):
+        from chainft.infer.chat import Choices, open_chat
     from chainft.report.logs import setup_logging
 
     setup_logging(None, quiet=True)

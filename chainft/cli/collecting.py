@@ -15,6 +15,7 @@ def importing(module: str) -> Iterator[None]:
     if module in sys.modules or not gc.isenabled():
         yield  # What a program that imported it made since may be garbage.
         return
+    gc.collect()  # What is garbage by now is not to stay.
     gc.disable()
     try:
         yield

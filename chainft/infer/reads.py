@@ -70,7 +70,10 @@ def find_reads(
         rule = _rule(name, packing, task, part, answers=answers)
         if rule is not None:
             rules[name] = rule
-    return Reads(rules) if rules and packing.queries is not None else None
+    if not rules or packing.queries is None:
+        return None
+    packing.try_head()
+    return Reads(rules)
 
 
 def _rule(name: str, packing: Packing, task: Task, batch: Batch, *, answers: bool) -> Rule | None:

@@ -89,13 +89,31 @@ class Packing:
         """The model's output for a padded batch with rows of these lengths.
 
         `states`: what goes into block `start`; None: the embeddings. `read` (B, L): the tokens whose last hidden states
-        the head reads, or the loss after it; for all others the head gets zeros. None: all.
+        the head reads, or the loss after it; for all others the head gets zeros. None: all. Raises ValueError where there
+        is no block `start`.
         """
+        if start >= self.num_blocks:
+            raise ValueError(f"there is no block {start} of {self.num_blocks}: give last hidden states to `head`")
         layout = Layout(lengths, self.gates.model.device, read if self._narrows(read, lengths) else None)
         hidden = self.hidden(inputs, layout, states=states, start=start)
         if len(hidden[0]) < len(layout.flat) and self._token_head.takes(inputs, layout):
             return self._token_head(hidden, inputs, layout)
         return self.head(layout.unpack(hidden), inputs)
+
+    @property
+    def has_token_head(self) -> bool:
+        """Whether the head runs for read tokens alone; found by `try_head`."""
+        return self._token_head.is_by_tokens
+
+    def try_head(self) -> None:
+        """Find out whether the head treats tokens one by one. Accelerate must not have the model yet."""
+        if not self.has_token_head:
+            inputs, lengths = _probe(self.gates.model)
+            num_types = getattr(self.gates.model.config.get_text_config(), "type_vocab_size", None) or 1
+            if num_types > 1:
+                drawn = np.random.default_rng(1).integers(0, num_types, tuple(inputs["input_ids"].shape))
+                inputs["token_type_ids"] = torch.from_numpy(drawn).to(self.gates.model.device)
+            self._token_head.find_out(inputs, lengths)
 
     def _narrows(self, read: np.ndarray | None, lengths: np.ndarray) -> bool:
         """Whether the last block computes for read tokens alone; compiled it would for all, in half the time or less."""

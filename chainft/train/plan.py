@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from chainft.config.run import RunConfig
+from chainft.infer.forward import Forward
 from chainft.models.stage_models import stage_models
 from chainft.plan.pipeline_schedule import make_schedule
 from chainft.train.learner import Learner
@@ -58,6 +59,7 @@ def make_plan(
         "batch_size": config.train.batch_size,
         "padding_free": learner.forward.packing is not None,
         "read_tokens_only": learner.forward.reads is not None,
+        "read_tokens_head": _has_token_head(learner.forward),
         "logits_in_loss": learner.forward.deferred is not None,
         "compiled": learner.compiled is not None,
         "micro_batches_per_step": len(learner.micro_batches_of(min(from_step, course.total_steps - 1))),
@@ -121,6 +123,11 @@ def rehearse(learner: Learner, step: int) -> float:
     seconds = time.perf_counter() - start
     torch.random.set_rng_state(random_state)
     return seconds
+
+
+def _has_token_head(forward: Forward) -> bool:
+    """Whether the head runs for the tokens that are read, and no others."""
+    return forward.reads is not None and forward.packing is not None and forward.packing.has_token_head
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from chainft.config.compose import compose
 from chainft.config.saved import compose_resumed
@@ -109,6 +110,44 @@ def test_training_on_first_tokens_is_training_on_all(train: Train, words: list[s
     assert values["loss"] == pytest.approx(whole["test"]["after"]["values"]["loss"], abs=tolerance)
 
 
+def test_kept_states_come_end_to_end_as_they_come_in_rows(train: Train) -> None:
+    learner = train(*FROZEN)["learner"]
+    lender, rows = learner.forward.lender, [9, 0, 12, 3, 1]  # Lengths fall and rise.
+    batch = learner.task.collate([learner.store[row] for row in rows], rows)
+    lengths = batch.lengths.numpy()
+    assert sorted(lengths) not in (lengths.tolist(), lengths[::-1].tolist())
+    padded = lender.states(batch)
+    for order in (np.argsort(lengths, kind="stable"), np.array([2, 4, 0, 1, 3])):
+        expected = torch.cat([padded[row, : lengths[row]] for row in order])
+        assert torch.equal(lender.packed(batch, order), expected)
+
+
+def test_a_head_with_a_mode_of_its_own_learns_after_evaluations(
+    train: Train, ner_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merged in evaluation, it must be told that training goes on: `train(True)`, not a flag."""
+    plain, settings = train("task=ner", *ner_files, *NO_DROPOUT, name="plain"), {}
+
+    def merging(self: nn.Linear, mode: bool = True) -> nn.Linear:
+        nn.Module.train(self, mode)
+        settings[self] = None if mode else self.weight.detach().clone()
+        return self
+
+    def forward(self: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(hidden, self.weight if settings.get(self) is None else settings[self], self.bias)
+
+    merging_head = type("MergingHead", (nn.Linear,), {"train": merging, "forward": forward})
+    begin = Learner.__init__
+
+    def with_head(self: Learner, model: Any, *args: Any, **kwargs: Any) -> None:
+        model.classifier.__class__ = merging_head
+        begin(self, model, *args, **kwargs)
+
+    monkeypatch.setattr(Learner, "__init__", with_head)
+    found = train("task=ner", *ner_files, *NO_DROPOUT)
+    assert found["losses"] == plain["losses"]
+
+
 def test_a_frozen_body_needs_no_block_at_all(train: Train) -> None:
     words = ["chain.stages.body={blocks: 'embeddings, :', frozen: true, eval_mode: true}"]
     words += ["chain.stages.top={blocks: head}", "chain.order=[body,top]"]
@@ -150,6 +189,12 @@ def test_text_heads_of_decoders_read_last_tokens(train: Train, tiny_decoder: Pat
 def test_taggers_read_tokens_with_a_tag(train: Train, ner_files: list[str]) -> None:
     batch, read = read_of(train("task=ner", *ner_files))
     assert (read == (batch.targets["labels"].numpy() != -100)).all()
+
+
+@pytest.mark.parametrize("words", [[], ["train.mixed_precision=bf16"]], ids=["fp32", "bf16"])
+def test_the_head_of_taggers_runs_for_these_alone(train: Train, ner_files: list[str], words: list[str]) -> None:
+    assert train("task=ner", *ner_files, *words)["plan"]["read_tokens_head"]
+    assert not train(*words, name="texts")["plan"]["read_tokens_head"]
 
 
 def test_writers_read_the_tokens_before_those_of_the_answer(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -142,7 +143,9 @@ def test_training_in_16_bits_tries_it_in_32() -> None:
     model.classifier.register_forward_hook(lambda _, __, output: dtypes.append(output.dtype))
     packing = packed(model)
     assert set(dtypes) == {torch.float32} and packing.has_token_head
+    AcceleratorState._reset_state(reset_partial_state=True)
     Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model, evaluation_mode=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
     seen = Seen(model.classifier)
     found = logits(packing)
     assert [int(np.prod(shape[:-1])) for shape in seen.shapes] == [READ.sum()]

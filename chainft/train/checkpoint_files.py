@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,19 +31,26 @@ TEMPORARY = re.compile(r"\.(step-\d+|last|best|COMMIT)\.tmp-\d+")
 def write_parts(
     folder: Path, packed: Mapping[str, Packed], step: int, *, part: tuple[int, int] = (0, 1)
 ) -> Iterator[FileEntry]:
-    """Write and flush a file for each group of tensors, `part` (number, count) of it; yields the manifest's entries."""
+    """Write and flush a file for each group of tensors, `part` (number, count) of it; yields the manifest's entries.
+
+    A file is hashed, which takes longer than writing it, while the next one is written and hashed.
+    """
     from chainft.train.tensor_file import write_tensors
 
     number, count = part
     suffix = f"-{number + 1:05d}-of-{count:05d}" if count > 1 else ""
-    for name, group in packed.items():
-        path = folder / f"{name}{suffix}.safetensors"
+    digests: dict[Path, Future[str]] = {}
+    with ThreadPoolExecutor(max(1, len(packed)), thread_name_prefix="digests") as threads:
+        for name, group in packed.items():
+            path = folder / f"{name}{suffix}.safetensors"
+            with _naming(path):
+                fault_point(f"save.{name}", step=step)
+                write_tensors(path, group)
+                flush_file(path)
+            digests[path] = threads.submit(digest_of, path)
+    for group, (path, digest) in zip(packed.values(), digests.items(), strict=True):
         with _naming(path):
-            fault_point(f"save.{name}", step=step)
-            write_tensors(path, group)
-            flush_file(path)
-            size, digest = path.stat().st_size, digest_of(path)
-        yield FileEntry(path.name, size, digest, group.summary(), dict(group.aliases))
+            yield FileEntry(path.name, path.stat().st_size, digest.result(), group.summary(), dict(group.aliases))
 
 
 def write_state(folder: Path, text: bytes, step: int) -> FileEntry:

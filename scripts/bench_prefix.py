@@ -1,8 +1,8 @@
 """The prefix cache against the Hugging Face Trainer with the same blocks frozen: data, lr, batch, epochs, seeds alike.
 
-    python scripts/bench_prefix.py FOLDER --epochs 5 --seeds 1 2 --trials 8
+    python scripts/bench_prefix.py ner wnut17=FOLDER --epochs 5 --seeds 1 2 --trials 8
 
-FOLDER holds WNUT-17 as published (emerging.dev.conll, ...). The embeddings and five of the six blocks of MiniLM are
+FOLDER holds the data set as published, see `published_data`. The embeddings and five of the six blocks of MiniLM are
 frozen. Both tools read the same JSON lines, made first, take turns and have equally many threads; chainft begins each
 turn with an empty cache. With `--trials`, a sweep of so many learning rates is compared with as many whole commands of
 the Trainer; `--parallel` of them run at once, on their share of the cores, where `--threads` is what the Trainer and
@@ -27,7 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from compare_trainer import baseline_settings, read_wnut17, write_splits
+from compare_trainer import METRICS, baseline_settings
+from published_data import add_data, write_splits
 
 Result = dict[str, Any]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -38,7 +39,7 @@ def main() -> None:
     os.environ.update({name: str(arguments.threads) for name in THREADS})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_splits(read_wnut17(arguments.data), folder)
+        write_splits(arguments.task, arguments.data, folder)
         results: dict[str, list[Result]] = {"Trainer": [], "chainft": []}
         for number, seed in enumerate(arguments.seeds):
             turns = [("Trainer", run_trainer), ("chainft", run_chainft)]
@@ -54,7 +55,7 @@ def main() -> None:
 def run_trainer(arguments: argparse.Namespace, folder: Path, seed: int) -> Result:
     """The baseline in a process of its own."""
     frozen = ["bert.embeddings", *(f"bert.encoder.layer.{number}" for number in range(arguments.frozen_blocks))]
-    settings = baseline_settings(arguments, folder, seed, metric="entity_f1", frozen=tuple(frozen), use_cpu=True)
+    settings = baseline_settings(arguments, folder, seed, frozen=tuple(frozen), use_cpu=True)
     seconds, done = _timed(arguments, ["-m", "chainft.bench.trainer_baseline", str(settings)])
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return {**{name: found[name] for name in ("score", "train_s", "epoch_s")}, "whole_s": seconds}
@@ -69,7 +70,7 @@ def run_chainft(arguments: argparse.Namespace, folder: Path, seed: int) -> Resul
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     ends = [one for one in steps if one["kind"] == "train" and float(one["epoch"]).is_integer()]
     return {
-        "score": found["test"]["after"]["values"]["entity_f1"],
+        "score": found["test"]["after"]["values"][METRICS[arguments.task]],
         "train_s": found["train_time_s"],
         "whole_s": seconds,
         "epoch_s": [after["time_s"] - before["time_s"] for before, after in pairwise([{"time_s": 0.0}, *ends])],
@@ -92,7 +93,13 @@ def run_sweep(arguments: argparse.Namespace, folder: Path) -> float:
 
 
 def _words(arguments: argparse.Namespace, folder: Path, cache: str) -> list[str]:
-    words = ["task=ner", "data=jsonl", "chain=frozen_base", "evaluation.before_training=false", "train.device=cpu"]
+    words = [
+        f"task={arguments.task}",
+        "data=jsonl",
+        "chain=frozen_base",
+        "evaluation.before_training=false",
+        "train.device=cpu",
+    ]
     words += [f"chain.stages.base.blocks='embeddings, :{arguments.frozen_blocks}'"]
     words += [f"chain.stages.top.blocks='{arguments.frozen_blocks}:, head'"]
     words += [f"data.{split}={folder / split}.jsonl" for split in ("train", "validation", "test")]
@@ -135,12 +142,13 @@ def _processor_seconds() -> float:
 
 def report(arguments: argparse.Namespace, results: dict[str, list[Result]]) -> None:
     """Means and spreads of both tools, and ratios of the turns."""
-    print(f"\nWNUT-17: embeddings and {arguments.frozen_blocks} blocks frozen, {arguments.epochs} epochs, ", end="")
+    name = arguments.data.partition("=")[0]
+    print(f"\n{name}: embeddings and {arguments.frozen_blocks} blocks frozen, {arguments.epochs} epochs, ", end="")
     print(
         f"batch {arguments.batch_size}, lr {arguments.lr}, {arguments.threads} thread(s), {'processor' if arguments.processor_time else 'wall-clock'} time"
     )
     for tool, runs in results.items():
-        print(f"  {tool:8} test entity F1 {_spread([run['score'] for run in runs], '.4f')}, ", end="")
+        print(f"  {tool:8} test {METRICS[arguments.task]} {_spread([run['score'] for run in runs], '.4f')}, ", end="")
         print(f"an epoch {_spread([_later(run) for run in runs], '.2f')} s, ", end="")
         print(f"whole command {_spread([run['whole_s'] for run in runs], '.1f')} s")
     for what, seconds in (("an epoch from the second on", _later), ("whole command", lambda run: run["whole_s"])):
@@ -175,7 +183,7 @@ def _line(result: Result) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of WNUT-17")
+    add_data(parser)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-4)

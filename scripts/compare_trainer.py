@@ -3,17 +3,15 @@
     python scripts/compare_trainer.py ner wnut17=FOLDER --seeds 1 2 3
     python scripts/compare_trainer.py classify banking77=FOLDER --seeds 1 2 3
 
-FOLDER holds the data set as published (WNUT-17: emerging.dev.conll, ...; banking77: train.csv, test.csv). Both tools
-read the same JSON lines, made first. Prints test scores and times of each run, then means, spreads and the ratio.
+FOLDER holds the data set as published, see `published_data`. Both tools read the same JSON lines, made first. Prints
+test scores and times of each run, then means, spreads and the ratio.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -23,17 +21,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from published_data import add_data, write_splits
+
 from chainft.bench.trainer_baseline import Settings
 
-Rows = list[dict[str, Any]]
+METRICS: Any = {"ner": "entity_f1", "classify": "accuracy"}
 
 
 def main() -> None:
     arguments = _arguments()
-    name, _, source = arguments.data.partition("=")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_splits(READERS[name](Path(source)), folder)
+        write_splits(arguments.task, arguments.data, folder)
         results: dict[str, list[dict[str, float]]] = {"Trainer": [], "chainft": []}
         for number, seed in enumerate(arguments.seeds):
             turns = [("Trainer", run_trainer), ("chainft", run_chainft)]
@@ -46,8 +45,7 @@ def main() -> None:
 
 def run_trainer(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[str, float]:
     """The baseline in a process of its own."""
-    metric: Any = {"metric": "entity_f1"} if arguments.task == "ner" else {"metric": "accuracy"}
-    settings = baseline_settings(arguments, folder, seed, best=arguments.best, **metric)
+    settings = baseline_settings(arguments, folder, seed, best=arguments.best)
     command = [sys.executable, "-m", "chainft.bench.trainer_baseline", str(settings)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -64,7 +62,9 @@ def baseline_settings(arguments: argparse.Namespace, folder: Path, seed: int, **
         batch_size=arguments.batch_size,
         learning_rate=arguments.lr,
         seed=seed,
-        **{"task": getattr(arguments, "task", "ner"), **more},
+        task=arguments.task,
+        metric=METRICS[arguments.task],
+        **more,
     )
     file = folder / "trainer.json"
     file.write_text(json.dumps(asdict(settings)), encoding="utf-8")
@@ -90,13 +90,13 @@ def run_chainft(arguments: argparse.Namespace, folder: Path, seed: int) -> dict[
     subprocess.run(command, check=True, capture_output=True, text=True)
     whole = time.perf_counter() - started
     found = json.loads((run / "all_results.json").read_text(encoding="utf-8"))
-    score = found["test"]["after"]["values"]["entity_f1" if arguments.task == "ner" else "accuracy"]
+    score = found["test"]["after"]["values"][METRICS[arguments.task]]
     return {"score": score, "train_s": found["train_time_s"], "whole_s": whole}
 
 
 def report(arguments: argparse.Namespace, results: dict[str, list[dict[str, float]]]) -> None:
     """Means, spreads and ratios."""
-    what = "test entity F1" if arguments.task == "ner" else "test accuracy"
+    what = f"test {METRICS[arguments.task]}"
     print(f"\n{arguments.data.partition('=')[0]}: {arguments.epochs} epochs, batch {arguments.batch_size}, ", end="")
     print(f"lr {arguments.lr}, seeds {arguments.seeds}")
     for tool, runs in results.items():
@@ -119,48 +119,9 @@ def model_folder() -> str:
     return str(Path(next(iter(spec.submodule_search_locations))) / "model")
 
 
-def read_wnut17(folder: Path) -> dict[str, Rows]:
-    """WNUT-17 as published; of several tags of a token the first counts."""
-    files = {"train": "wnut17train.conll", "validation": "emerging.dev.conll", "test": "emerging.test.annotated"}
-    return {split: _read_conll(folder / file) for split, file in files.items()}
-
-
-def read_banking77(folder: Path) -> dict[str, Rows]:
-    """banking77 as published; a tenth of train, drawn with a fixed seed, is validation."""
-    tables = {}
-    for split in ("train", "test"):
-        with (folder / f"{split}.csv").open(encoding="utf-8", newline="") as stream:
-            tables[split] = [{"text": row["text"], "label": row["category"]} for row in csv.DictReader(stream)]
-    random.Random(0).shuffle(tables["train"])
-    held = len(tables["train"]) // 10
-    return {"train": tables["train"][held:], "validation": tables["train"][:held], "test": tables["test"]}
-
-
-READERS = {"wnut17": read_wnut17, "banking77": read_banking77}
-
-
-def _read_conll(path: Path) -> Rows:
-    rows: Rows = [{"tokens": [], "tags": []}]
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.strip():
-            rows.append({"tokens": [], "tags": []})
-            continue
-        token, tag = line.split("\t")[:2]
-        rows[-1]["tokens"].append(token)
-        rows[-1]["tags"].append(tag.split(",")[0])
-    return [row for row in rows if row["tokens"]]
-
-
-def write_splits(splits: dict[str, Rows], folder: Path) -> None:
-    for name, rows in splits.items():
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["ner", "classify"])
-    parser.add_argument("data", help="wnut17=FOLDER or banking77=FOLDER")
+    add_data(parser)
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-4)

@@ -14,7 +14,7 @@ from chainft.data.example import Example
 from chainft.errors import ConfigError, Problem, did_you_mean
 from chainft.tasks._classify import FEATURES, Labeller
 from chainft.tasks._tuning import best_threshold
-from chainft.tasks.base import AUTO, Arrays, Baseline, Column, Field, Mistake, Prediction
+from chainft.tasks.base import AUTO, Arrays, Baseline, Column, Field, Mistake, Prediction, Together
 from chainft.text import classes
 from chainft.text.bag_of_words import bags_of_words
 
@@ -151,7 +151,9 @@ class MultiLabel(Labeller):
         most = Counter(tuple(self.gold(one)) for one in train).most_common(1)
         learned = bags_of_words(list(map(classes.words_of, train)), list(map(self.gold, train)))
         found: dict[str, Baseline] = {"majority": lambda example: list(most[0][0])}
-        return found | ({"bag_of_words": lambda one: learned(classes.words_of(one))} if learned else {})
+        if learned:
+            found["bag_of_words"] = Together(lambda examples: learned(list(map(classes.words_of, examples))))
+        return found
 
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         gold, labels = self.gold(example), self.predicted(prediction)

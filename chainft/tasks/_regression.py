@@ -15,7 +15,7 @@ import numpy as np
 from chainft.data.example import Example, Split
 from chainft.errors import DataError, Problem
 from chainft.tasks._classify import FEATURES, TextClassifier
-from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Mistake, Prediction
+from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Mistake, Prediction, Together
 from chainft.text import classes
 from chainft.text.numbers import number_problems, read_number
 from chainft.text.word_regression import cosine_regression, word_regression
@@ -132,9 +132,9 @@ class Regression(TextClassifier):
         mean = float(np.mean(golds))
         found: dict[str, Baseline] = {"mean": lambda example: mean}
         if learned := word_regression(list(map(classes.words_of, train)), golds):
-            found["bag_of_words"] = lambda example: learned(classes.words_of(example))
+            found["bag_of_words"] = Together(lambda examples: learned(list(map(classes.words_of, examples))))
         if overlap := cosine_regression(list(map(_pair_of, train)), golds):
-            found["word_overlap"] = lambda example: overlap(_pair_of(example))
+            found["word_overlap"] = Together(lambda examples: overlap(list(map(_pair_of, examples))))
         return found
 
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:

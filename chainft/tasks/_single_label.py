@@ -8,8 +8,9 @@ Out-of-Distribution Examples", ICLR 2017. Shapes: B batch (windows), C classes, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from chainft.errors import Problem
 from chainft.metrics._out_of_scope import OutOfScope
 from chainft.tasks._classify import FEATURES, Labeller
 from chainft.tasks._tuning import best_rejection, best_temperature
-from chainft.tasks.base import AUTO, Arrays, Baseline, Column, Field, Metric, Mistake, Prediction
+from chainft.tasks.base import AUTO, Arrays, Baseline, Column, Field, Metric, Mistake, Prediction, Together
 from chainft.text import classes
 from chainft.text.bag_of_words import bag_of_words
 
@@ -180,9 +181,15 @@ class SingleLabel(Labeller):
             readers["second_text_only"] = lambda example: str(example.values.get("text_pair") or "")
         for name, read in readers.items():
             if learned := bag_of_words(list(map(read, train)), list(map(self.gold, train))):
-                found[name] = lambda example, learned=learned, read=read: learned(read(example))  # type: ignore[misc]
+                found[name] = Together(partial(_answers, learned, read))
         return found
 
     def mistake(self, example: Example, prediction: Prediction) -> Mistake | None:
         gold, label = self.gold(example), self.predicted(prediction)
         return None if gold == label else Mistake(prediction["score"], classes.shown(example), gold, label)
+
+
+def _answers(
+    learned: Callable[[Sequence[str]], list[str]], read: Callable[[Example], str], examples: Sequence[Example]
+) -> list[str]:
+    return learned([read(one) for one in examples])

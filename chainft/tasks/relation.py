@@ -20,7 +20,20 @@ from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import ConfigError, DataError, Problem, did_you_mean
 from chainft.metrics.base import make_metrics
-from chainft.tasks.base import About, Arrays, Baseline, Column, Field, Labels, Mark, Metric, Mistake, Prediction, Task
+from chainft.tasks.base import (
+    About,
+    Arrays,
+    Baseline,
+    Column,
+    Field,
+    Labels,
+    Mark,
+    Metric,
+    Mistake,
+    Prediction,
+    Task,
+    Together,
+)
 from chainft.text import classes
 from chainft.text.bag_of_words import bag_of_words
 from chainft.text.frame import find_frame
@@ -298,8 +311,8 @@ def _between(pair: Pair) -> str:
     return pair.between
 
 
-def _answer(learned: Callable[[str], str], text_of: Callable[[Pair], str]) -> Baseline:
-    return lambda example: learned(text_of(pair_of(example)))
+def _answer(learned: Callable[[Sequence[str]], list[str]], text_of: Callable[[Pair], str]) -> Baseline:
+    return Together(lambda examples: learned([text_of(pair_of(one)) for one in examples]))
 
 
 def _shown(pair: Pair, one: Entity) -> dict[str, Any]:

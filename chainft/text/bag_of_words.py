@@ -11,8 +11,11 @@ MOST_TEXTS = 20_000
 """More training texts are thinned to this many, evenly: the baseline must cost little."""
 
 
-def bag_of_words(texts: Sequence[str], labels: Sequence[str], *, seed: int = 0) -> Callable[[str], str] | None:
-    """Learns from texts and the label of each; None where there is nothing to learn: one label, or no word.
+def bag_of_words(
+    texts: Sequence[str], labels: Sequence[str], *, seed: int = 0
+) -> Callable[[Sequence[str]], list[str]] | None:
+    """Learns from texts and the label of each, and then tells those of many texts at once; None where there is nothing
+    to learn: one label, or no word.
 
     Words and pairs of words, sublinear TF-IDF (Manning et al. 2008, ch. 6), logistic regression of each label against
     all others by stochastic gradient descent, all by scikit-learn.
@@ -22,12 +25,12 @@ def bag_of_words(texts: Sequence[str], labels: Sequence[str], *, seed: int = 0) 
         return None
     vectorizer, classifier = vectors(), _regression(seed)
     classifier.fit(vectorizer.fit_transform(texts), labels)
-    return lambda text: str(classifier.predict(vectorizer.transform([text]))[0])
+    return lambda others: [str(label) for label in classifier.predict(vectorizer.transform(others))]
 
 
 def bags_of_words(
     texts: Sequence[str], labels: Sequence[Sequence[str]], *, seed: int = 0
-) -> Callable[[str], list[str]] | None:
+) -> Callable[[Sequence[str]], list[list[str]]] | None:
     """The same for any number of labels a text: a label is told where it is likelier than not.
 
     None where no label is there to learn, or no word.
@@ -42,11 +45,12 @@ def bags_of_words(
     matrix = vectorizer.fit_transform(texts)
     classifiers = {name: _regression(seed).fit(matrix, [name in one for one in labels]) for name in learned}
 
-    def answer(text: str) -> list[str]:
-        row = vectorizer.transform([text])
-        return sorted([*always, *(name for name, one in classifiers.items() if one.predict(row)[0])])
+    def answers(others: Sequence[str]) -> list[list[str]]:
+        rows = vectorizer.transform(others)
+        told = {name: one.predict(rows) for name, one in classifiers.items()}
+        return [sorted([*always, *(name for name in told if told[name][place])]) for place in range(len(others))]
 
-    return answer
+    return answers
 
 
 def vectors() -> Any:

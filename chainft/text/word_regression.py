@@ -9,8 +9,8 @@ from chainft.text.bag_of_words import has_words, thinned, vectors
 Pair = tuple[str, str | None]
 
 
-def word_regression(texts: Sequence[str], scores: Sequence[float]) -> Callable[[str], float] | None:
-    """TF-IDF and ridge regression, by scikit-learn; None where there is no word."""
+def word_regression(texts: Sequence[str], scores: Sequence[float]) -> Callable[[Sequence[str]], list[float]] | None:
+    """TF-IDF and ridge regression, by scikit-learn, for many texts at once; None where there is no word."""
     from sklearn.linear_model import Ridge
 
     texts, scores = thinned(texts), thinned(scores)
@@ -18,10 +18,12 @@ def word_regression(texts: Sequence[str], scores: Sequence[float]) -> Callable[[
         return None
     vectorizer, model = vectors(), Ridge()
     model.fit(vectorizer.fit_transform(texts), scores)
-    return lambda text: float(model.predict(vectorizer.transform([text]))[0])
+    return lambda others: [float(score) for score in model.predict(vectorizer.transform(others))]
 
 
-def cosine_regression(pairs: Sequence[Pair], scores: Sequence[float]) -> Callable[[Pair], float] | None:
+def cosine_regression(
+    pairs: Sequence[Pair], scores: Sequence[float]
+) -> Callable[[Sequence[Pair]], list[float]] | None:
     """The straight line, by least squares, through the cosine of the TF-IDF vectors of two texts and their score.
 
     None where there are no pairs, no words, or all cosines are equal.
@@ -34,12 +36,12 @@ def cosine_regression(pairs: Sequence[Pair], scores: Sequence[float]) -> Callabl
         return None
     vectorizer = vectors().fit(texts)
 
-    def cosine(pair: Pair) -> float:
-        first, second = vectorizer.transform([pair[0], pair[1] or ""])
-        return float(first.multiply(second).sum())  # Rows are of length 1.
+    def cosines_of(others: Sequence[Pair]) -> list[float]:
+        first, second = (vectorizer.transform([pair[side] or "" for pair in others]) for side in (0, 1))
+        return [float(one) for one in np.asarray(first.multiply(second).sum(axis=1)).ravel()]  # Rows are of length 1.
 
-    cosines = [cosine(pair) for pair in pairs]
+    cosines = cosines_of(pairs)
     if min(cosines) == max(cosines):
         return None
     slope, start = (float(one) for one in np.polyfit(cosines, scores, 1))
-    return lambda pair: start + slope * cosine(pair)
+    return lambda others: [start + slope * cosine for cosine in cosines_of(others)]

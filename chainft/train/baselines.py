@@ -9,7 +9,10 @@ from chainft.data.joint import of_task
 from chainft.metrics._direction import falls
 from chainft.metrics._joint import MEAN
 from chainft.metrics.base import mean
-from chainft.tasks.base import Task, merge_scores
+from chainft.tasks.base import Task, Together, merge_scores
+
+_AT_ONCE = 4096
+"""Examples that a baseline answers together."""
 
 BEST = "each best"
 """Of several tasks with data of their own: what the best baseline of each reaches, under its main metric."""
@@ -31,10 +34,13 @@ def _of_one(task: Task, train: Sequence[Example], examples: Sequence[Example]) -
     scored: dict[str, Mapping[str, float]] = {}
     for name, answer in task.baselines(train).items():
         metrics = [metric for metric in task.metrics() if not metric.needs_scores]
-        for example in examples:
-            gold, given = task.gold(example), answer(example)
-            for metric in metrics:
-                metric.update(gold, given)
+        for start in range(0, len(examples), _AT_ONCE):
+            some = examples[start : start + _AT_ONCE]
+            answers = answer.answers(some) if isinstance(answer, Together) else map(answer, some)
+            for example, given in zip(some, answers, strict=True):
+                gold = task.gold(example)
+                for metric in metrics:
+                    metric.update(gold, given)
         if metrics:
             scored[name] = merge_scores(metric.compute() for metric in metrics).values
     return scored

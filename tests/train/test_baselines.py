@@ -10,7 +10,7 @@ import pytest
 from chainft.config.joint import JointConfig
 from chainft.config.parse import parse
 from chainft.data.example import Example
-from chainft.tasks.base import Metric, Scores
+from chainft.tasks.base import Metric, Scores, Together
 from chainft.tasks.classify import Classify, ClassifyConfig
 from chainft.tasks.joint import Joint
 from chainft.text.inputs import text_example
@@ -57,6 +57,21 @@ def test_each_baseline_has_the_values_of_the_tasks_metrics_by_its_answers_on_the
     task: Any = WithBaselines()
     found = score_baselines(task, _texts("good", "bad"), _texts("bad", "good", "bad", "bad"))
     assert {name: values["accuracy"] for name, values in found.items()} == {"first": 0.25, "oracle": 1.0}
+
+
+def test_a_baseline_for_many_at_once_is_asked_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def answers(examples: Sequence[Example]) -> list[str]:
+        asked.append(len(examples))
+        return [str(one.values["label"]) for one in examples]
+
+    monkeypatch.setattr(WithBaselines, "baselines", lambda self, train: {"oracle": Together(answers)})
+    monkeypatch.setattr("chainft.train.baselines._AT_ONCE", 3)
+    task: Any = WithBaselines()
+    found = score_baselines(task, [], _texts("bad", "good", "bad", "bad"))
+    assert found["oracle"]["accuracy"] == 1.0
+    assert asked == [3, 1]
 
 
 def test_metrics_that_need_probabilities_are_left_out_of_baselines():

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from chainft.data.batching import Batch, by_length, feature_lengths
+from chainft.data.encoding import encoded
 from chainft.data.example import Example
 from chainft.data.store import FeatureStore
 from chainft.errors import MemoryError_
@@ -31,6 +33,8 @@ from chainft.world import World
 BATCHES_A_STRETCH = 32
 """How many batches are sorted by length together: enough to leave little padding."""
 
+Run = Callable[[Sequence[Sequence[Arrays]]], list[list[object]]]
+"""From the features of each example to their raw results, on the main process; others get none."""
 Poll = Callable[[], None]
 """Called before every batch; raises to stop."""
 
@@ -82,6 +86,8 @@ class Engine:
     poll: Poll = lambda: None
     stretch: int | None = None
     """Features that are sorted by length together; default: enough to leave little padding."""
+    num_workers: int = 1
+    """Processes that tokenise."""
     losses: dict[str, LossSum] = field(default_factory=lambda: defaultdict(LossSum))
     """By task where there are several, else under ""."""
     forward: Callable[[Batch], Any] | None = None
@@ -112,31 +118,31 @@ class Engine:
                 [store[row] for row in range(store.first_of[index], store.first_of[index + 1])]
                 for index in range(first, last)
             ]
-            yield from self._stretch(examples[first:last], windows, first, first_feature=int(store.first_of[first]))
+            run = partial(self._run, first_feature=int(store.first_of[first]))
+            yield from self._stretch(examples[first:last], windows, first, run=run)
             first = last
             if progress:
                 progress(last, len(examples))
 
     def predict(self, examples: Iterator[Example]) -> Iterator[Predicted]:
-        """Predictions of examples as they come, in order; tokenises them itself."""
+        """Predictions of examples without gold as they come, in order; tokenises them itself.
+
+        What several examples of a stretch have alike is computed once, unless it is written anew for each.
+        """
         first = 0
-        pending: list[Example] = []
-        for example in examples:
-            pending.append(example)
-            if len(pending) == self._size():
-                yield from self._stretch(pending, [self.task.encode(one) for one in pending], first)
-                first, pending = first + len(pending), []
-        if pending:
-            yield from self._stretch(pending, [self.task.encode(one) for one in pending], first)
+        while pending := list(islice(examples, self._size())):
+            windows = list(encoded(self.task, pending, num_workers=self.num_workers))
+            yield from self._stretch(pending, windows, first, run=self._run_distinct)
+            first += len(pending)
 
     def _size(self) -> int:
         return self.stretch or self.batch_size * BATCHES_A_STRETCH
 
     def _stretch(
-        self, examples: Sequence[Example], windows: Sequence[Sequence[Arrays]], first: int, *, first_feature: int = 0
+        self, examples: Sequence[Example], windows: Sequence[Sequence[Arrays]], first: int, *, run: Run
     ) -> Iterator[Predicted]:
-        """Predict a stretch of examples, the first of which has number `first`, and its feature `first_feature`."""
-        raw = self._run(windows, first_feature)
+        """Predict a stretch of examples, the first of which has number `first`."""
+        raw = run(windows)
         self.agree()
         self.poll()
         found: list[Prediction] = []
@@ -152,14 +158,24 @@ class Engine:
         what the first one found."""
         told: list[Prediction] = self.world.share(found)
         more = [self.task.follow_up(*one) for one in zip(examples, told, strict=True)]
-        raw = self._run(more, None)
+        raw = self._run(more, first_feature=None)
         self.agree()
         self.poll()
         if not self.world.is_main:
             return []
         return [self.task.concluded(*one) for one in zip(found, more, raw, strict=True)]
 
-    def _run(self, windows: Sequence[Sequence[Arrays]], first_feature: int | None) -> list[list[object]]:
+    def _run_distinct(self, windows: Sequence[Sequence[Arrays]]) -> list[list[object]]:
+        """The same of examples that are in no store; where features are the same, so are their results."""
+        if not self.task.evaluates_by_forward:
+            return self._run(windows, first_feature=0)
+        seen: dict[object, int] = {}
+        first_of = [seen.setdefault(_content(several), place) for place, several in enumerate(windows)]
+        number_of = {place: number for number, place in enumerate(seen.values())}
+        raw = self._run([windows[place] for place in number_of], first_feature=0)
+        return [raw[number_of[place]] for place in first_of] if raw else []
+
+    def _run(self, windows: Sequence[Sequence[Arrays]], *, first_feature: int | None) -> list[list[object]]:
         """The raw results of the features of each example, on the main process; None: they are in no store, and have no
         numbers there."""
         rows = [window for several in windows for window in several]
@@ -236,6 +252,11 @@ class Engine:
         if self.deferred is None or type(self.task).infer is not TextToText.infer:
             return self.model
         return _Deferring(self.model, self.deferred)
+
+
+def _content(windows: Sequence[Arrays]) -> object:
+    """What tells features of other content apart."""
+    return tuple(tuple((name, array.tobytes()) for name, array in window.items()) for window in windows)
 
 
 class _Deferring:

@@ -66,7 +66,8 @@ def make_engine(
     """An engine on `device` (as `train.device`), in the arithmetic of the saved weights or in another `precision`."""
     torch.nn.Module.to(trained.model, choose_device(device))
     set_precision(trained.model, precision)
-    return Engine(trained.model, trained.task, batch_size, autocast=nullcontext, stretch=stretch)
+    workers = torch.get_num_threads()
+    return Engine(trained.model, trained.task, batch_size, autocast=nullcontext, stretch=stretch, num_workers=workers)
 
 
 def read_examples(task: Task, lines: Iterable[str], *, form: Format, source: str) -> Iterator[Example]:

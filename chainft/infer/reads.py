@@ -2,8 +2,8 @@
 
 Not declared but tried on the task itself, with a few rows of the data and random hidden states: a rule holds where the
 loss stays the same with NaN in place of all other hidden states, and has no gradient there; of rows without targets,
-where what the task makes of the output stays the same, and no number of the output has a gradient there. Letters: B rows,
-L tokens, D width.
+where what the task makes of the output stays the same, and no number of the output that is read has a gradient there.
+Where an output has numbers for each token, those of other tokens may be anything. Letters: B rows, L tokens, D width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from chainft.data.batching import Batch, feature_lengths
 from chainft.data.store import FeatureStore
@@ -30,6 +30,8 @@ Rule = Callable[[Batch], np.ndarray]
 """(B, L) which tokens of a batch are read."""
 
 _PROBE_ROWS = 16
+_NOISE = 30.0
+_DRAWS = 2
 _PROBE_TOKENS = 1024
 """Most tokens of a probe, padding included, for a loss over a large vocabulary; two rows at least."""
 
@@ -57,7 +59,8 @@ def find_reads(
 ) -> Reads | None:
     """The rules that hold; None where all tokens are read, or the last block computes for all of them only.
 
-    `answers`: of what evaluation makes of the output too. A target says nothing there, since an answer is for all.
+    `answers`: of what evaluation makes of the output too. What says which tokens is there only what it cannot do without:
+    a target tells which have a known answer, and an answer is wanted for all.
     """
     if len(rows) < 2:
         return None
@@ -87,14 +90,38 @@ def _rule(name: str, packing: Packing, task: Task, batch: Batch, *, answers: boo
     for one in (_first, partial(_last, pad_token_id=pad)):
         if holds(one):
             return one
-    found = [] if answers else [one for one in _by_target(task.tasks.get(name, task)) if holds(one)]
+    own = task.tasks.get(name, task)
+    found = [
+        rule
+        for column, rule in _by_target(own)
+        if (not answers or _is_needed(column, packing, task, batch)) and holds(rule)
+    ]
     return (lambda batch: np.logical_or.reduce([one(batch) for one in found])) if found else None
 
 
-def _by_target(task: Task) -> Iterator[Rule]:
+def _by_target(task: Task) -> Iterator[tuple[str, Rule]]:
+    """Columns that say something of each token, with the rule that those are read of which they do."""
     for name, column in task.features.items():
         if column.axis is not None and not column.model_input and isinstance(column.pad, int):
-            yield _with_value(name, column.pad)
+            yield name, _with_value(name, column.pad)
+
+
+def _is_needed(column: str, packing: Packing, task: Task, batch: Batch) -> bool:
+    """Whether the task makes nothing of an output without a column."""
+    model = packing.gates.model
+    shares = {name: replace(one, batch=_without(column, one.batch)) for name, one in batch.shares.items()}
+    moved = replace(_without(column, batch), shares=shares).to(model.device)
+    with evaluating(model), torch.no_grad():
+        output = packing.head(_hidden(packing, _inside(batch).shape), task.arguments(moved))
+    try:
+        _raw(task, output, moved)
+    except KeyError:
+        return True
+    return False
+
+
+def _without(column: str, batch: Batch) -> Batch:
+    return replace(batch, targets={name: one for name, one in batch.targets.items() if name != column})
 
 
 def _first(batch: Batch) -> np.ndarray:
@@ -153,18 +180,16 @@ def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch, *, answers:
     read = reads.of(batch)
     if not read.any() or (read | ~_inside(batch)).all():
         return False
-    width = model.config.get_text_config().hidden_size
-    drawn = torch.randn(*read.shape, width, generator=torch.Generator().manual_seed(0))
-    hidden = drawn.to(model.device, model.dtype).requires_grad_()
+    hidden = _hidden(packing, read.shape).requires_grad_()
     others = torch.from_numpy(~read).to(model.device)
     with evaluating(model):
         output = packing.head(hidden, task.arguments(moved))
         with torch.no_grad():
             alone = packing.head(hidden.masked_fill(others[..., None], math.nan), task.arguments(moved))
-            if answers and _raw(task, alone, moved) != _raw(task, output, moved):
+            if answers and not _answers_alike(task, moved, output, [alone, *_noisy(output, others)]):
                 return False
         has_targets = _has_targets(moved)
-        value = loss_of(task, output, moved) if has_targets else _squares(output)
+        value = loss_of(task, output, moved) if has_targets else _squares(output, ~others)
         if value is None:
             return False
         (gradient,) = torch.autograd.grad(value, hidden)
@@ -176,10 +201,43 @@ def _holds(reads: Reads, packing: Packing, task: Task, batch: Batch, *, answers:
     return all_rows and not reached[~read].any() and same
 
 
-def _squares(output: Any) -> torch.Tensor | None:
-    """() what every number of an output moves; None where hidden states move none."""
-    found = [one.float().square().sum() for one in tree_leaves(output) if _is_moved(one)]
-    return torch.stack(found).sum() if found else None
+def _hidden(packing: Packing, shape: tuple[int, ...]) -> torch.Tensor:
+    """(B, L, D) made-up last hidden states."""
+    model = packing.gates.model
+    width = model.config.get_text_config().hidden_size
+    drawn = torch.randn(*shape, width, generator=torch.Generator().manual_seed(0))
+    return drawn.to(model.device, model.dtype)
+
+
+def _squares(output: Any, read: torch.Tensor) -> torch.Tensor | None:
+    """() what every number of an output moves, of those for each token that of the tokens `read` (B, L); None where
+    hidden states move none."""
+    found = [one[read] if _is_for_tokens(one, read) else one for one in tree_leaves(output) if _is_moved(one)]
+    return torch.stack([one.float().square().sum() for one in found]).sum() if found else None
+
+
+def _noisy(output: Any, others: torch.Tensor) -> Iterator[Any]:
+    """The output with large random numbers for tokens `others` (B, L)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(one: object) -> object:
+        if not (_is_moved(one) and isinstance(one, torch.Tensor) and _is_for_tokens(one, others)):
+            return one
+        noise = torch.randn(one.shape, generator=generator).to(one.device, one.dtype) * _NOISE
+        return torch.where(others.view(*others.shape, *[1] * (one.dim() - 2)), noise, one)
+
+    for _ in range(_DRAWS):
+        yield tree_map(noisy, output)
+
+
+def _is_for_tokens(value: torch.Tensor, tokens: torch.Tensor) -> bool:
+    return value.dim() > 2 and value.shape[:2] == tokens.shape
+
+
+def _answers_alike(task: Task, batch: Batch, output: Any, others: Sequence[Any]) -> bool:
+    """Whether the task makes of other outputs what it makes of this one."""
+    expected = _raw(task, output, batch)
+    return all(_raw(task, other, batch) == expected for other in others)
 
 
 def _is_moved(value: object) -> bool:

@@ -22,6 +22,7 @@ from chainft.infer.predict import make_engine, predictions, read_examples
 from chainft.infer.reads import find_reads
 from chainft.infer.trained import load_run
 from chainft.stages.packing import Packing, packing_of
+from chainft.tasks.ner import Ner
 from chainft.train.learner import Learner
 from chainft.train.session import run_training
 
@@ -236,11 +237,10 @@ def test_a_loss_over_all_tokens_reads_all(train: Train, monkeypatch: pytest.Monk
     assert found["plan"]["padding_free"] and not found["plan"]["read_tokens_only"]
 
 
-@pytest.mark.parametrize(("task", "narrow"), [("classify", True), ("ner", False)])
+@pytest.mark.parametrize("task", ["classify", "ner"])
 def test_evaluations_run_without_padding_and_read_all_that_answers_need(
-    train: Train, ner_files: list[str], monkeypatch: pytest.MonkeyPatch, task: str, narrow: bool
+    train: Train, ner_files: list[str], monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
-    """A tag is predicted for every word, also for one whose own tag is not known."""
     kept: list[bool] = []
     run = Packing.run
 
@@ -252,7 +252,7 @@ def test_evaluations_run_without_padding_and_read_all_that_answers_need(
     monkeypatch.setattr(Packing, "run", noted)
     words = ["task=ner", *ner_files] if task == "ner" else []
     found = train(*words, "train.max_steps=2")
-    assert found["plan"]["read_tokens_only"] and kept and set(kept) == {narrow}
+    assert found["plan"]["read_tokens_only"] and kept and all(kept)
     kept.clear()
     train(*words, "train.max_steps=2", "train.padding_free=false", name="padded")
     assert not kept
@@ -279,6 +279,37 @@ def test_predictions_of_texts_without_labels_read_the_same_tokens(
         assert one["scores"] == pytest.approx(other["scores"], abs=2e-4)
 
 
+@pytest.mark.parametrize("is_written", [False, True])
+def test_texts_that_come_again_are_computed_once_but_where_each_is_written_anew(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    train("train.max_steps=1")
+    trained = load_run(tmp_path / "run")
+    monkeypatch.setattr(type(trained.task), "evaluates_by_forward", not is_written)
+    engine = make_engine(trained, batch_size=2, device="cpu")
+    rows: list[int] = []
+    forward = engine._forward
+
+    def counted(some: Any, numbers: Any) -> Any:
+        rows.append(len(some))
+        return forward(some, numbers)
+
+    monkeypatch.setattr(engine, "_forward", counted)
+    texts = ["anna met ben", "oslo", "anna met ben", "lima and rome", "oslo", "anna met ben", ""]
+
+    def answers(some: list[str]) -> list[Any]:
+        found = engine.predict(read_examples(trained.task, some, form="lines", source="texts"))
+        return [(one.index, one.example.values["text"], one.prediction) for one in found]
+
+    found = answers(texts)
+    assert sum(rows) == (7 if is_written else 4)
+    assert [(index, text) for index, text, _ in found] == list(enumerate(texts))
+    for _, text, prediction in found:
+        ((_, _, alone),) = answers([text])
+        assert prediction["label"] == alone["label"]
+        assert prediction["scores"] == pytest.approx(alone["scores"], abs=1e-5)
+
+
 def test_an_answer_without_scores_does_not_hide_what_is_read(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,17 +328,92 @@ def test_an_answer_without_scores_does_not_hide_what_is_read(
     assert find_reads(packing, trained.task, rows, answers=True) is None
 
 
-def test_predicted_tags_read_all_tokens_and_few_texts_run_as_they_are(
+def test_predicted_tags_read_the_tokens_of_words_and_few_texts_run_as_they_are(
     train: Train, ner_files: list[str], tmp_path: Path
 ) -> None:
     train("task=ner", "data=conll", *ner_files)
     trained = load_run(tmp_path / "run")
 
-    def forward_for(texts: list[str]) -> Any:
+    def answer(texts: list[str], probes: int = 32) -> tuple[list[Any], Any]:
         engine = make_engine(trained, batch_size=4, device="cpu")
-        list(predictions(engine, read_examples(trained.task, texts, form="lines", source="texts"), probes=32))
-        return engine.forward
+        examples = read_examples(trained.task, texts, form="lines", source="texts")
+        return list(predictions(engine, examples, probes=probes)), engine.forward
 
-    many = forward_for([f"{' '.join(WORDS[: n % 5])} anna" for n in range(20)])
-    assert many.packing is not None and many.reads is None
-    assert forward_for(["anna lives in rome"]) is None
+    texts = [f"{' '.join(WORDS[: n % 5])} anna-ben{n}" for n in range(20)]
+    found, many = answer(texts)
+    rows = [window for text in texts for window in trained.task.encode(trained.task.read_input(text, where="x"))]
+    batch = trained.task.collate(rows, list(range(len(rows))))
+    assert (many.reads.of(batch) == (batch.targets["word_ids"].numpy() >= 0)).all()
+    plain, without = answer(texts, probes=0)
+    assert without is None and [one["tags"] for one in found] == [one["tags"] for one in plain]
+    assert answer(["anna lives in rome"])[1] is None
+
+
+def test_tags_are_read_where_the_gold_tag_is_not_known_too(
+    train: Train, ner_files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    run = Packing.run
+
+    def noted(self: Packing, *args: Any, **kwargs: Any) -> Any:
+        kept.append((torch.is_inference_mode_enabled(), kwargs["read"]))
+        return run(self, *args, **kwargs)
+
+    encode = Ner.encode
+
+    def unknown(self: Ner, example: Any) -> Any:
+        rows = encode(self, example)
+        for row in rows:
+            row["labels"][row["word_ids"] == 1] = -100
+        return rows
+
+    monkeypatch.setattr(Packing, "run", noted)
+    monkeypatch.setattr(Ner, "encode", unknown)
+    found = train("task=ner", *ner_files, "train.max_steps=1", f"data.cache_dir={tmp_path / 'cache'}")
+    task, store = found["learner"].task, found["learner"].store
+    batch = task.collate([store[row] for row in range(8)], list(range(8)))
+    words, known = (batch.targets[name].numpy() for name in ("word_ids", "labels"))
+    reads = find_reads(found["learner"].forward.packing, task, store, answers=True)
+    assert reads is not None and (reads.of(batch) == (words >= 0)).all()
+    assert (words[known == -100] == 1).any()
+    assert all(read is not None for evaluates, read in kept if evaluates) and any(evaluates for evaluates, _ in kept)
+
+
+def test_a_head_that_looks_at_neighbours_answers_for_words_from_all_tokens(
+    train: Train, ner_files: list[str], tmp_path: Path
+) -> None:
+    train("task=ner", "data=conll", *ner_files, "train.max_steps=1")
+    trained = load_run(tmp_path / "run")
+    head = trained.model.classifier.forward
+    trained.model.classifier.forward = lambda hidden: head(hidden + hidden.roll(1, dims=1))
+    packing = packing_of(trained.model)
+    assert packing is not None
+    rows = [
+        window
+        for word in WORDS * 3
+        for window in trained.task.encode(trained.task.read_input(f"{word} anna", where="x"))
+    ]
+    assert find_reads(packing, trained.task, rows, answers=True) is None
+
+
+def test_answers_made_of_all_tokens_read_all(
+    train: Train, ner_files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tags of a model that always says the same stay the same, whatever is left out."""
+    train("task=ner", "data=conll", *ner_files, "train.max_steps=1")
+    trained = load_run(tmp_path / "run")
+    with torch.no_grad():
+        trained.model.classifier.bias[0] += 9.0
+
+    def raw(self: Any, output: Any, batch: Any) -> Any:
+        return [output.logits.argmax(-1).tolist(), batch.targets["word_ids"].tolist()]
+
+    monkeypatch.setattr(type(trained.task), "raw", raw)
+    packing = packing_of(trained.model)
+    assert packing is not None
+    rows = [
+        window
+        for word in WORDS * 3
+        for window in trained.task.encode(trained.task.read_input(f"{word} anna", where="x"))
+    ]
+    assert find_reads(packing, trained.task, rows, answers=True) is None

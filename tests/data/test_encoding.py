@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "CHUNK", 4)
-    monkeypatch.setattr(encoding, "LEAST", 8)
+    monkeypatch.setattr(encoding, "LEAST", 4)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_processes_end_with_the_one_that_started_them() -> None:
             def encode(self, example):
                 return [{"input_ids": example * 1000}]
 
-        encoding.CHUNK, encoding.LEAST = 50, 8
+        encoding.CHUNK, encoding.LEAST = 50, 50
         found = encoding.encoded(Task(), ["x" * 100] * 5000, num_workers=3)
         next(found)
         print(*(one.pid for one in multiprocessing.active_children()), flush=True)

@@ -57,6 +57,8 @@ def save_trained(folder: Path, model: PreTrainedModel, task: Task, chain: Chain)
 def _save(folder: Path, model: PreTrainedModel, task: Task, *, ties: Ties, dtypes: Mapping[str, str]) -> None:
     model.save_pretrained(folder, state_dict=untied_state(model, ties))
     mark_folder(folder)
+    for file in folder.glob("*.safetensors"):
+        file.chmod((folder / "config.json").stat().st_mode)  # safetensors 0.8 lets its owner alone read it.
     task.tokenizer.save_pretrained(folder)
     write_json(folder / STATE_FILE, _state_of(task) | {"ties": dict(ties), "dtypes": dict(dtypes)})
 

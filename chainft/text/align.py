@@ -7,6 +7,7 @@ over-long sequences become windows (`chainft.text.windows`).
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PROBES = ("an apple", "the old river", "1 2")
 
 
@@ -107,9 +109,8 @@ def shortened(words: SubWords, most: int) -> SubWords:
 
 def lone_surrogate(text: str) -> int | None:
     """Place of the first half of a surrogate pair, which no tokenizer and no UTF-8 file takes; None if there is none."""
-    if text.isascii():
-        return None
-    return next((place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+    found = _SURROGATE.search(text)
+    return found.start() if found else None
 
 
 def _groups(

@@ -171,6 +171,14 @@ def test_a_saved_model_predicts_the_same_and_is_a_plain_folder(tiny_encoder: Pat
         load_run(tmp_path / "model", replace(task.config, crf=False))
 
 
+def test_whoever_may_read_a_new_file_may_read_a_saved_model(tiny_encoder: Path, tmp_path: Path) -> None:
+    task = ready(tiny_encoder)
+    model = model_of(tiny_encoder, task)
+    save_trained(tmp_path / "model", model, task, build_chain(model, _run_config()))
+    (tmp_path / "new").touch()
+    assert {file.stat().st_mode for file in (tmp_path / "model").iterdir()} == {(tmp_path / "new").stat().st_mode}
+
+
 def test_a_model_without_a_crf_is_not_evaluated_with_one(tiny_encoder: Path, tmp_path: Path) -> None:
     task = ready(tiny_encoder)
     model = model_of(tiny_encoder, task)

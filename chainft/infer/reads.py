@@ -87,7 +87,9 @@ def _rule(name: str, packing: Packing, task: Task, batch: Batch, *, answers: boo
         return _holds(Reads({name: rule}), packing, task, batch, answers=answers)
 
     pad = packing.gates.model.config.get_text_config().pad_token_id
-    for one in (_first, partial(_last, pad_token_id=pad)):
+    # Of an output for each token, a few short rows may make it seem that their first tokens alone are read.
+    whole_texts = () if _is_by_tokens(packing, task, batch) else (_first, partial(_last, pad_token_id=pad))
+    for one in whole_texts:
         if holds(one):
             return one
     own = task.tasks.get(name, task)
@@ -106,6 +108,15 @@ def _by_target(task: Task) -> Iterator[tuple[str, Rule]]:
             yield name, _with_value(name, column.pad)
 
 
+def _is_by_tokens(packing: Packing, task: Task, batch: Batch) -> bool:
+    """Whether the head gives something for each token."""
+    model = packing.gates.model
+    inside = torch.from_numpy(_inside(batch))
+    with evaluating(model), torch.no_grad():
+        output = packing.head(_hidden(packing, tuple(inside.shape)), task.arguments(batch.to(model.device)))
+    return any(isinstance(one, torch.Tensor) and _is_for_tokens(one, inside) for one in tree_leaves(output))
+
+
 def _is_needed(column: str, packing: Packing, task: Task, batch: Batch) -> bool:
     """Whether the task makes nothing of an output without a column."""
     model = packing.gates.model
@@ -115,7 +126,7 @@ def _is_needed(column: str, packing: Packing, task: Task, batch: Batch) -> bool:
         output = packing.head(_hidden(packing, _inside(batch).shape), task.arguments(moved))
     try:
         _raw(task, output, moved)
-    except KeyError:
+    except (LookupError, TypeError, AttributeError):
         return True
     return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,34 @@ def test_predicted_tags_read_the_tokens_of_words_and_few_texts_run_as_they_are(
     plain, without = answer(texts, probes=0)
     assert without is None and [one["tags"] for one in found] == [one["tags"] for one in plain]
     assert answer(["anna lives in rome"])[1] is None
+
+
+def test_short_sentences_do_not_make_taggers_read_first_tokens_alone(
+    train: Train, tiny_decoder: Path, ner_files: list[str], tmp_path: Path
+) -> None:
+    """Without special tokens, of a text of one word of several sub-words the first token is all that is read."""
+    bare = shutil.copytree(tiny_decoder, tmp_path / "bare")
+    written = json.loads((bare / "tokenizer.json").read_text(encoding="utf-8"))
+    (bare / "tokenizer.json").write_text(json.dumps(written | {"post_processor": None}), encoding="utf-8")
+    train(f"model={bare}", "task=ner", "data=conll", *ner_files, "train.max_steps=2")
+    trained = load_run(tmp_path / "run")
+    with torch.no_grad():
+        trained.model.score.bias.copy_(torch.linspace(0, 9, len(trained.task.labels.names)))  # What is not read is O.
+    texts = ["zoe", "kim", "maxs"] * 14 + [f"{' '.join(WORDS[:n])} anna" for n in range(4, 8)]
+    rows = [window for text in texts for window in trained.task.encode(trained.task.read_input(text, where="x"))]
+    assert [row["word_ids"].tolist() for row in rows[:2]] == [[0, -1, -1]] * 2
+    packing = packing_of(trained.model)
+    assert packing is not None
+    reads = find_reads(packing, trained.task, rows, answers=True)
+    batch = trained.task.collate(rows[-4:], list(range(4)))
+    assert reads is not None and (reads.of(batch) == (batch.targets["word_ids"].numpy() >= 0)).all()
+
+    def tags(probes: int) -> list[Any]:
+        engine = make_engine(trained, batch_size=4, device="cpu")
+        examples = read_examples(trained.task, texts, form="lines", source="texts")
+        return [one["tags"] for one in predictions(engine, examples, probes=probes)]
+
+    assert tags(32) == tags(0)
 
 
 def test_tags_are_read_where_the_gold_tag_is_not_known_too(

@@ -2,11 +2,12 @@
 
 The processes are forks of this one: a task, its tokenizer and the examples are there already, and nothing of them has to
 survive a pickle. A fork has no thread but its own, so it touches neither devices nor thread pools. Where there is no
-fork (not on Linux), or it would take longer than the work, the examples are encoded here.
+fork (not on Linux, or within a process that may start none), or it would take longer than the work, the examples are encoded here.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -50,7 +51,7 @@ def encoded(task: Task, examples: Sequence[Example], *, num_workers: int = 1) ->
     warning, and its share is done here.
     """
     num_workers = min(num_workers, len(examples) // LEAST)
-    if num_workers < 2 or sys.platform != "linux":
+    if num_workers < 2 or sys.platform != "linux" or multiprocessing.current_process().daemon:
         yield from map(task.encode, examples)
         return
     num_chunks, num_done = -(-len(examples) // CHUNK), 0
@@ -59,7 +60,7 @@ def encoded(task: Task, examples: Sequence[Example], *, num_workers: int = 1) ->
             worker = workers[number % num_workers]
             try:
                 features = worker.received.recv()
-            except EOFError:
+            except (EOFError, OSError):  # The latter where it is killed while it sends.
                 _tell(worker)
                 break
             yield from features
@@ -113,6 +114,7 @@ def _encode(
 
     What `task.encode` raises ends it; the first process meets the same error then.
     """
+    gc.freeze()  # Garbage of the first process is its own: in a fork its end would be met twice.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # Told to the whole group: the first process decides.
     sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  Until the process ends.

@@ -129,6 +129,37 @@ def test_a_task_may_compute_with_torch(rows: list[Example]) -> None:
         torch.set_num_threads(before)
 
 
+def test_a_process_that_is_killed_while_it_sends_is_told_too(
+    word_task: Any, examples: Pairs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a pipe holds: its end comes in the middle of what is received."""
+    monkeypatch.setattr(encoding, "CHUNK", 64)
+    monkeypatch.setattr(encoding, "LEAST", 64)
+    task, rows = word_task(), examples(*(("x " * 900, "label") for _ in range(256)))
+    found = encoded(task, rows, num_workers=2)
+    first = next(found)
+    (other,) = [one for one in processes() if one.name == "encode-1"]
+    time.sleep(1)  # Until it waits for room in the pipe.
+    other.kill()
+    with caplog.at_level(logging.WARNING):
+        assert plain([first, *found]) == plain(map(task.encode, rows))
+    assert "SIGKILL" in caplog.text
+    assert not processes()
+
+
+def _encode_all(task: Any, rows: list[Example], results: Any) -> None:
+    results.put(plain(encoded(task, rows, num_workers=2)))
+
+
+def test_a_process_that_may_start_none_does_the_work(word_task: Any, rows: list[Example]) -> None:
+    context, task = multiprocessing.get_context("fork"), word_task()
+    results = context.Queue()
+    process = context.Process(target=_encode_all, args=(task, rows, results), daemon=True)
+    process.start()
+    assert results.get(timeout=60) == plain(map(task.encode, rows))
+    process.join()
+
+
 def test_left_in_the_middle_no_process_stays(word_task: Any, rows: list[Example]) -> None:
     found = encoded(word_task(), rows, num_workers=2)
     next(found)

@@ -47,3 +47,5 @@ def _in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
         for module, was in before:
             if module.training is not was:
                 module.train(was)
+        for module, was in before:
+            module.training = was  # Of one that stands under two parents in different modes.

@@ -134,3 +134,15 @@ def test_modules_that_do_more_than_note_their_mode_hear_of_both() -> None:
         assert model[1][0].merged is None
     assert model[1][0].merged is not None
     assert modes == [module.training for module in model.modules()]
+
+
+def test_a_module_under_two_parents_keeps_its_mode() -> None:
+    shared = nn.Dropout()
+    model = nn.Sequential(nn.Sequential(shared), nn.Sequential(shared, nn.Linear(2, 2)))
+    model.train()
+    model[1].train(False)
+    shared.train()
+    modes = [module.training for module in model.modules()]
+    with evaluating(model):
+        pass
+    assert modes == [module.training for module in model.modules()]

@@ -47,10 +47,19 @@ def write_parts(
                 fault_point(f"save.{name}", step=step)
                 write_tensors(path, group)
                 flush_file(path)
-            digests[path] = threads.submit(digest_of, path)
+            digests[path] = _hash(threads, path)
     for group, (path, digest) in zip(packed.values(), digests.items(), strict=True):
         with _naming(path):
             yield FileEntry(path.name, path.stat().st_size, digest.result(), group.summary(), dict(group.aliases))
+
+
+def _hash(threads: ThreadPoolExecutor, path: Path) -> Future[str]:
+    try:
+        return threads.submit(digest_of, path)
+    except RuntimeError:  # No thread can be started: a limit of the system, or the process is about to end.
+        found: Future[str] = Future()
+        found.set_result(digest_of(path))
+        return found
 
 
 def write_state(folder: Path, text: bytes, step: int) -> FileEntry:

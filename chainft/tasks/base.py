@@ -15,7 +15,7 @@ compute (so that configs are checked without it), and one YAML. Shapes: B batch,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,6 +25,7 @@ import numpy as np
 from chainft.config.run import TaskConfig
 from chainft.data.example import Example, Finding, Split
 from chainft.errors import CheckpointError, Problem
+from chainft.tasks._baseline import Baseline, Together
 from chainft.tasks._scores import Chart, Confusion, Mark, Mistake, Scores, Series, Table, merge_scores
 
 if TYPE_CHECKING:
@@ -63,19 +64,6 @@ Prediction = dict[str, Any]
 """What is predicted for one example: plain JSON values; one line of `chainft predict`."""
 AUTO = "auto"
 """Value of a setting that is chosen on validation."""
-Baseline = Callable[[Example], Any]
-"""Answers an example without a trained model, in the form in which metrics take predictions."""
-
-
-@dataclass(frozen=True)
-class Together:
-    """A baseline that answers many examples at once, in far less time than one by one."""
-
-    answers: Callable[[Sequence[Example]], Sequence[Any]]
-    """In the order of the examples."""
-
-    def __call__(self, example: Example) -> Any:
-        return self.answers([example])[0]
 
 
 @dataclass(frozen=True)

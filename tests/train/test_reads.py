@@ -21,7 +21,7 @@ from chainft.data.batching import Batch
 from chainft.errors import ChainftError
 from chainft.infer.predict import make_engine, predictions, read_examples
 from chainft.infer.reads import find_reads
-from chainft.infer.trained import load_run
+from chainft.infer.trained import Trained, load_run
 from chainft.stages.packing import Packing, packing_of
 from chainft.tasks.ner import Ner
 from chainft.train.learner import Learner
@@ -76,6 +76,11 @@ def train(tiny_encoder: Path, texts: list[str], tmp_path: Path, monkeypatch: pyt
         if handler not in handlers:
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+
+def rows_of(trained: Trained, texts: list[str]) -> list[Any]:
+    """Their features."""
+    return [window for text in texts for window in trained.task.encode(trained.task.read_input(text, where="x"))]
 
 
 TOP = ["chain.split=2", "chain.stages.stage1.dropout=0"]
@@ -342,7 +347,7 @@ def test_predicted_tags_read_the_tokens_of_words_and_few_texts_run_as_they_are(
 
     texts = [f"{' '.join(WORDS[: n % 5])} anna-ben{n}" for n in range(20)]
     found, many = answer(texts)
-    rows = [window for text in texts for window in trained.task.encode(trained.task.read_input(text, where="x"))]
+    rows = rows_of(trained, texts)
     batch = trained.task.collate(rows, list(range(len(rows))))
     assert (many.reads.of(batch) == (batch.targets["word_ids"].numpy() >= 0)).all()
     plain, without = answer(texts, probes=0)
@@ -362,7 +367,7 @@ def test_short_sentences_do_not_make_taggers_read_first_tokens_alone(
     with torch.no_grad():
         trained.model.score.bias.copy_(torch.linspace(0, 9, len(trained.task.labels.names)))  # What is not read is O.
     texts = ["zoe", "kim", "maxs"] * 14 + [f"{' '.join(WORDS[:n])} anna" for n in range(4, 8)]
-    rows = [window for text in texts for window in trained.task.encode(trained.task.read_input(text, where="x"))]
+    rows = rows_of(trained, texts)
     assert [row["word_ids"].tolist() for row in rows[:2]] == [[0, -1, -1]] * 2
     packing = packing_of(trained.model)
     assert packing is not None
@@ -417,11 +422,7 @@ def test_a_head_that_looks_at_neighbours_answers_for_words_from_all_tokens(
     trained.model.classifier.forward = lambda hidden: head(hidden + hidden.roll(1, dims=1))
     packing = packing_of(trained.model)
     assert packing is not None
-    rows = [
-        window
-        for word in WORDS * 3
-        for window in trained.task.encode(trained.task.read_input(f"{word} anna", where="x"))
-    ]
+    rows = rows_of(trained, [f"{word} anna" for word in WORDS * 3])
     assert find_reads(packing, trained.task, rows, answers=True) is None
 
 
@@ -440,9 +441,5 @@ def test_answers_made_of_all_tokens_read_all(
     monkeypatch.setattr(type(trained.task), "raw", raw)
     packing = packing_of(trained.model)
     assert packing is not None
-    rows = [
-        window
-        for word in WORDS * 3
-        for window in trained.task.encode(trained.task.read_input(f"{word} anna", where="x"))
-    ]
+    rows = rows_of(trained, [f"{word} anna" for word in WORDS * 3])
     assert find_reads(packing, trained.task, rows, answers=True) is None

@@ -58,7 +58,7 @@ def binary_cross_entropy_sum(logits: Tensor, targets: Tensor, *, class_weights: 
 
 def weight_sum(labels: Tensor, class_weights: Tensor | None = None) -> float:
     """What a sum over `labels` (any shape) is divided by: how many are not -100, or the sum of their weights."""
-    kept = labels[labels != IGNORED]
+    there = labels != IGNORED
     if class_weights is None:
-        return float(kept.numel())
-    return float(class_weights.to(labels.device).double()[kept].sum())
+        return float(there.sum())
+    return float(class_weights.to(labels.device).double()[labels[there]].sum())

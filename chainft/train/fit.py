@@ -97,12 +97,18 @@ class Fit:
         if self.state.evaluated_step < self.state.step:
             self._after_step()
         ahead: Update | None = None
+        begun = 0.0
+        """Seconds that went into beginning the step ahead: they count as that step's."""
         while self.state.step < self.learner.course.total_steps and not self.state.stopped_early:
-            start = time.perf_counter()
+            start = time.perf_counter() - begun
             update = ahead or self.learner.begin(self.state.step)
-            ahead = self.learner.begin(self.state.step + 1) if update.leads and self._goes_on() else None
+            ahead, begun = None, 0.0
+            if update.leads and self._goes_on():
+                beginning = time.perf_counter()
+                ahead = self.learner.begin(self.state.step + 1)
+                begun = time.perf_counter() - beginning
             facts = update.facts()
-            self._count(facts, time.perf_counter() - start)
+            self._count(facts, time.perf_counter() - start - begun)
             self.recorder.step(facts, self._epoch(), self.state.train_time_s)
             self.stop.agree()
             if ahead is None:

@@ -6,7 +6,7 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from chainft.infer.engine import Engine, score
 from chainft.infer.forward import BlockLender, Forward
 from chainft.infer.reads import Reads, find_reads, probe_batch
 from chainft.metrics.base import check_metric
-from chainft.models.device import choose_device, for_batches_of_any_size
+from chainft.models.device import choose_device, for_batches_of_any_size, one_thread_beside
 from chainft.report.console import print_findings, print_next, print_plan, print_results
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
@@ -168,7 +168,8 @@ class Session:
         with self._display(prepared) as display:
             fit = self._make_fit(prepared, accelerator, display)
             self._write_plan(prepared, fit)
-            fit.run()
+            with nullcontext() if self.config.launch.offloads else one_thread_beside(accelerator.device):
+                fit.run()
         results = self._finish(prepared, fit)
         leave(self.world)
         accelerator.end_training()

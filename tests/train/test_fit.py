@@ -171,6 +171,32 @@ def test_a_step_begins_before_the_last_is_known_but_where_something_is_due(tmp_p
     assert weights == [STEPS]
 
 
+def test_a_step_has_the_time_of_its_own_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the last one, which has begun when the one before is not known yet."""
+    now = [0.0]
+    monkeypatch.setattr("chainft.train.fit.time.perf_counter", lambda: now[0])
+    fit = make(tmp_path, config(), None)
+    fit.learner.leads = True
+    begin = fit.learner.begin
+
+    def slow(step: int) -> Update:
+        now[0] += 10.0
+        update = begin(step)
+
+        def known() -> StepFacts:
+            now[0] += 1.0 + step
+            return update.facts()
+
+        return Update(known, leads=True)
+
+    fit.learner.begin = slow
+    times: list[float] = []
+    count = fit._count
+    monkeypatch.setattr(fit, "_count", lambda facts, seconds: (times.append(seconds), count(facts, seconds)))
+    fit.run()
+    assert times == [11.0 + step for step in range(STEPS)]
+
+
 def test_a_stop_request_waits_for_the_step_that_runs_ahead(tmp_path: Path) -> None:
     fit = make(tmp_path, config(), {3: 0.1, 6: 0.2})
     fit.learner.leads = True

@@ -200,6 +200,26 @@ def what_is_compiled_can_be(config: RunConfig) -> Iterator[Problem]:
             yield Problem("contradiction", message, key="train.compile", help="leave it away")
 
 
+def what_is_recorded_can_be(config: RunConfig) -> Iterator[Problem]:
+    train = config.train
+    if train.cuda_graphs is not True:
+        return
+    others = {
+        "a model that is divided": config.launch.divides,
+        "linked models": config.chain.is_linked,
+        f"train.device = {train.device!r}": train.device in ("cpu", "mps"),
+        "train.mixed_precision = 'no': it is for batches without padding, which a GPU has in 16 bits": (
+            train.mixed_precision == "no"
+        ),
+        "train.padding_free = false: it is for batches without padding": train.padding_free is False,
+        "train.gradient_checkpointing = true, whose batches are padded": train.gradient_checkpointing,
+    }
+    for what, there in others.items():
+        if there:
+            message = f"train.cuda_graphs = true does not go with {what}"
+            yield Problem("contradiction", message, key="train.cuda_graphs", help="leave it away")
+
+
 # Evaluation -----------------------------------------------------------------------------------------
 
 
@@ -341,6 +361,7 @@ RULES: tuple[Rule, ...] = (
     fp16_needs_an_accelerator,
     hidden_states_are_rounded_with_bf16,
     what_is_compiled_can_be,
+    what_is_recorded_can_be,
     early_stopping_has_what_it_needs,
     metric_settings_have_a_metric,
     saving_at_evaluations_has_evaluations,

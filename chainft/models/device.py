@@ -64,6 +64,11 @@ def one_thread_beside(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def is_recorded(device: torch.device) -> bool:
+    """Whether what is handed to a GPU now is not computed but recorded, as a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an allocation failed: a smaller batch may go through."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _FULL)

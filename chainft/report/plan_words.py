@@ -30,6 +30,7 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(plan["mixed_precision"], "")
     hidden = ", hidden states too" if plan.get("hidden_dtype") == "bfloat16" else ""
     compiled = ", blocks compiled" if plan.get("compiled") else ""
+    compiled += ", CUDA graphs" if plan.get("cuda_graphs") else ""
     yield "machine", f"{plan['device']}, {precision or plan['mixed_precision']}{hidden}{compiled}, seed {plan['seed']}"
     if processes := plan.get("processes"):
         yield "processes", _processes_line(processes)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from chainft.errors import ModelError
+from chainft.models.device import is_recorded
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.families import check_family, with_bias
 from chainft.stages.random_state import RandomState
@@ -100,7 +101,7 @@ class Gates:
         """The state of a call, and the arguments that the model gets beside its inputs."""
         check_layerdrop(self.model)
         call = _Call(span, self.blocks, payload, self._forms)
-        if self.model.training:
+        if self.model.training and not is_recorded(self.model.device):
             call.random = RandomState.now(self.model.device)
         arguments: dict[str, Any] = {**self._without_cache}
         if call.seam is not None and payload is not None and payload.encoder is not None:

@@ -37,12 +37,21 @@ def register() -> None:
 
 
 @contextmanager
-def attending(configs: Sequence[PreTrainedConfig], layout: Layout, *, kernel: bool = False) -> Iterator[None]:
-    """For the time of a call, attention stays within rows; `kernel`: by that of a GPU."""
+def attending(
+    configs: Sequence[PreTrainedConfig],
+    layout: Layout,
+    *,
+    kernel: bool = False,
+    bounds: tuple[Tensor, int] | None = None,
+) -> Iterator[None]:
+    """For the time of a call, attention stays within rows; `kernel`: by that of a GPU, for `bounds` (ends of rows, and
+    tokens of the longest, as in `flash_rows.Bounds`) in place of the layout's."""
     before = [config._attn_implementation for config in configs]
     token = _LAYOUT.set(layout)
     before_bounds = flash_rows.BOUNDS.ends, flash_rows.BOUNDS.longest
     flash_rows.BOUNDS.of(layout if kernel else None)
+    if bounds is not None:
+        flash_rows.BOUNDS.ends, flash_rows.BOUNDS.longest = bounds
     try:
         for config in configs:
             config._attn_implementation = NAME
@@ -137,9 +146,10 @@ def _by_groups(layout: Layout, query: Tensor, key: Tensor, value: Tensor, *, cau
 
 def _by_kernel(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     """(1, T, H, W), or (1, R, H, W) where only the read tokens attend."""
-    narrow = narrowed()
+    narrow, bounds = narrowed(), flash_rows.BOUNDS
     if narrow is None:
-        return flash_rows.attend(query, key, value, layout.ends, layout.longest, **options)
+        assert bounds.ends is not None
+        return flash_rows.attend(query, key, value, bounds.ends, bounds.longest, **options)
     ends, most = layout.read_ends
     chosen = query.index_select(2, narrow.read)
     out = flash_rows.attend(chosen, key, value, layout.ends, layout.longest, query_ends=ends, most=most, **options)

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from chainft.errors import ChainftError
 from chainft.models.device import is_out_of_memory
 from chainft.stages.compiled import Compiled
+from chainft.stages.cuda_graphs import Graphs
 from chainft.stages.gates import Gates, Payload, probe_inputs
 from chainft.stages.int8 import unrounded
 from chainft.stages.last_block import find_queries, narrowing
@@ -36,8 +37,8 @@ from chainft.stages.token_head import TokenHead
 logger = logging.getLogger(__name__)
 
 _PROBE_LENGTHS = (9, 4, 7, 4)
-_WORTH_COMPILED = 0.5
-"""Share of read tokens from which on a compiled last block computes for all."""
+_WORTH_QUICK = 0.5
+"""Share of read tokens from which on a last block that is compiled, or played, computes for all."""
 _TOLERANCE_16 = 0.03
 """Most difference of what attention gives a token, beside its size, in 16 bits (bfloat16 rounds to 1 in 256)."""
 
@@ -60,6 +61,8 @@ class Packing:
         """Whether a GPU's kernel attends for rows of different length at once; found by `try_kernel`."""
         self.compiled: Compiled | None = None
         """The blocks that are compiled in training."""
+        self.graphs: Graphs | None = None
+        """Passes of training that a GPU plays."""
         self.num_blocks = gates.blocks.num_blocks
         self._head = Span(self.num_blocks, self.num_blocks, embeddings=False, head=True)
         self._token_head = TokenHead(gates.model, self.head, first_position)
@@ -116,12 +119,14 @@ class Packing:
             self._token_head.find_out(inputs, lengths)
 
     def _narrows(self, read: np.ndarray | None, lengths: np.ndarray) -> bool:
-        """Whether the last block computes for read tokens alone; compiled it would for all, in half the time or less."""
+        """Whether the last block computes for read tokens alone; compiled, or played, it would for all, in half the time
+        or less."""
         if read is None or not read.any():
             return False
         share = int(read.sum()) / int(lengths.sum())
-        is_compiled = self.compiled is not None and self.compiled.is_running
-        return share < (_WORTH_COMPILED if is_compiled else 1.0)
+        is_quick = self.compiled is not None and self.compiled.is_running
+        is_quick |= self.graphs is not None and self.graphs.takes()
+        return share < (_WORTH_QUICK if is_quick else 1.0)
 
     def head(self, hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
         """The model's output for last hidden states (B, L, D)."""
@@ -136,10 +141,26 @@ class Packing:
         received = None if states is None else states(layout.order)[None]
         last = self.num_blocks - 1
         if layout.read is None or self.queries is None:
-            return self._blocks(start, last + 1, received, packed, layout)
+            return self._whole_blocks(start, last + 1, received, packed, layout)
         if received is None or start < last:
-            received = self._blocks(start, last, received, packed, layout)
+            received = self._whole_blocks(start, last, received, packed, layout)
         return self._last_block(received, packed, layout, self.queries)
+
+    def _whole_blocks(
+        self, start: int, stop: int, received: Tensor | None, packed: Mapping[str, Tensor], layout: Layout
+    ) -> Tensor:
+        """As `_blocks`, played by a GPU where it can be."""
+        graphs = self.graphs
+        if graphs is None or not graphs.takes() or start == stop:
+            return self._blocks(start, stop, received, packed, layout)
+        if received is None:
+            received = self._blocks(0, 0, None, packed, layout)
+        longest = graphs.longest
+
+        def run(hidden: Tensor, inputs: Mapping[str, Tensor], ends: Tensor) -> Tensor:
+            return self._blocks(start, stop, hidden, inputs, layout, bounds=(ends, longest))
+
+        return graphs((start, stop), run, received, packed, layout.lengths[layout.order])
 
     @unrounded()
     def try_kernel(self, dtype: torch.dtype) -> None:
@@ -230,12 +251,19 @@ class Packing:
         return {**packed, "position_ids": layout.positions + self._first}
 
     def _blocks(
-        self, start: int, stop: int, received: Tensor | None, packed: Mapping[str, Tensor], layout: Layout
+        self,
+        start: int,
+        stop: int,
+        received: Tensor | None,
+        packed: Mapping[str, Tensor],
+        layout: Layout,
+        *,
+        bounds: tuple[Tensor, int] | None = None,
     ) -> Tensor:
         """(1, T, D) what block `stop - 1` gives; `received` (1, T, D): what goes into `start`, None: the embeddings."""
         span = Span(start, stop, embeddings=received is None, head=False)
         payload = None if received is None else Payload(received)
-        attention = attending(self._configs, layout, kernel=self.has_kernel)
+        attention = attending(self._configs, layout, kernel=self.has_kernel, bounds=bounds)
         with nullcontext() if received is None else self._left_out(), attention:
             found = self.gates.run(span, payload, packed)
         hidden: Tensor = found.hidden

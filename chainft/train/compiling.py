@@ -1,4 +1,5 @@
-"""Whether blocks are compiled in training (`train.compile`), and what they hand on (`train.hidden_dtype`)."""
+"""Whether blocks are compiled in training (`train.compile`) and recorded (`train.cuda_graphs`), and what they hand on
+(`train.hidden_dtype`)."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from chainft.data.store import FeatureStore
 from chainft.errors import ConfigError, ModelError
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.compiled import Compiled, what_is_missing
+from chainft.stages.cuda_graphs import CudaRecorder, Graphs
 from chainft.stages.links import LinkedModel
 from chainft.stages.packing import Packing
 from chainft.stages.precision import set_hidden_dtype
@@ -61,13 +63,43 @@ def find_compiled(
     return compiled
 
 
-def check_blocks_are_left(model: PreTrainedModel, config: RunConfig, start: int) -> None:
-    """Raises ConfigError where `train.compile=true` and no block is computed: outputs of those before `start` are kept."""
-    if config.train.compile is True and start >= find_blocks(model).num_blocks:
+def find_graphs(
+    model: PreTrainedModel, config: RunConfig, store: FeatureStore, packing: Packing | None, *, is_alone: bool
+) -> Graphs | None:
+    """Recordings of the blocks' passes, made when they train; None where the host starts every kernel.
+
+    `is_alone`: whether one process trains the model. Raises ConfigError where `train.cuda_graphs=true` cannot be.
+    """
+    wanted, because = config.train.cuda_graphs, None
+    if model.device.type != "cuda":
+        because = f"it is for CUDA GPUs, and the run computes on {model.device.type}"
+    elif packing is None or not packing.has_kernel:
+        because = "it is for batches without padding in 16 bits (train.mixed_precision=bf16)"
+    elif not is_alone:
+        because = "it is for one process, and several train the model"
+    if because and wanted is True:
         raise ConfigError(
-            "train.compile = true has no effect: all blocks are frozen, and their outputs are kept",
+            f"train.cuda_graphs = true is not possible: {because}",
+            slug="unsupported-by-model",
+            key="train.cuda_graphs",
+            help="leave it away",
+        )
+    if because or wanted is False or packing is None:
+        return None
+    packing.graphs = Graphs(model, CudaRecorder(), longest=int(store.lengths.max()))
+    return packing.graphs
+
+
+def check_blocks_are_left(model: PreTrainedModel, config: RunConfig, start: int) -> None:
+    """Raises ConfigError where `train.compile=true` or `train.cuda_graphs=true` and no block is computed: outputs of those
+    before `start` are kept."""
+    wanted = {"train.compile": config.train.compile, "train.cuda_graphs": config.train.cuda_graphs}
+    key = next((key for key, value in wanted.items() if value is True), None)
+    if key is not None and start >= find_blocks(model).num_blocks:
+        raise ConfigError(
+            f"{key} = true has no effect: all blocks are frozen, and their outputs are kept",
             slug="no-effect",
-            key="train.compile",
+            key=key,
             help="leave it away",
         )
 

@@ -62,6 +62,7 @@ def make_plan(
         "read_tokens_head": _has_token_head(learner.forward),
         "logits_in_loss": learner.forward.deferred is not None,
         "compiled": learner.compiled is not None,
+        "cuda_graphs": _has_graphs(learner.forward),
         "micro_batches_per_step": len(learner.micro_batches_of(min(from_step, course.total_steps - 1))),
         "steps": course.total_steps,
         "from_step": from_step,
@@ -128,6 +129,11 @@ def rehearse(learner: Learner, step: int) -> float:
 def _has_token_head(forward: Forward) -> bool:
     """Whether the head runs for the tokens that are read, and no others."""
     return forward.reads is not None and forward.packing is not None and forward.packing.has_token_head
+
+
+def _has_graphs(forward: Forward) -> bool:
+    """Whether passes of blocks are recorded, as far as they can be."""
+    return forward.packing is not None and forward.packing.graphs is not None
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:

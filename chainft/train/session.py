@@ -35,7 +35,7 @@ from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, wri
 from chainft.stages.deferred_head import DeferredHead, find_deferred_head
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
-from chainft.train.compiling import check_blocks_are_left, find_compiled, round_hidden
+from chainft.train.compiling import check_blocks_are_left, find_compiled, find_graphs, round_hidden
 from chainft.train.conclude import conclude
 from chainft.train.divide import Division, divide
 from chainft.train.environment import environment_facts
@@ -263,12 +263,14 @@ class Session:
 
     def _learner(self, prepared: Prepared, accelerator: Accelerator, tables: list[WordTable]) -> Learner:
         """What computes the updates of this process, of a model that is divided already."""
-        model = prepared.loaded.model
+        model, store = prepared.loaded.model, prepared.stores["train"]
         forward = self._forward(prepared)
+        is_alone = self.world.num_copies == 1 and self.division is None
+        find_graphs(model, self.config, store, forward.packing, is_alone=is_alone)
         return Learner(
             model,
             prepared.task,
-            prepared.stores["train"],
+            store,
             optimizer=build_optimizer(model, self.config.optimizer, prepared.chain, stand_ins(tables)),
             accelerator=accelerator,
             config=self.config,
@@ -278,7 +280,7 @@ class Session:
             forward=forward,
             world=self.world,
             division=self.division,
-            compiled=find_compiled(model, self.config, prepared.stores["train"], forward.packing),
+            compiled=find_compiled(model, self.config, store, forward.packing),
         )
 
     def _word_tables(self, prepared: Prepared, accelerator: Accelerator) -> list[WordTable]:

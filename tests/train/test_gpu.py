@@ -22,7 +22,7 @@ from torch.nn import functional
 from chainft.config.compose import compose
 from chainft.errors import DivergedError
 from chainft.models.fused_loss import DeferredLogits, linear_cross_entropy_sum
-from chainft.stages import flash_rows
+from chainft.stages import cuda_graphs, flash_rows
 from chainft.stages.packed_layout import Layout
 from chainft.train import learner
 from chainft.train.launch import launch
@@ -92,13 +92,17 @@ def test_compiled_blocks_have_the_losses_of_those_that_are_not(train: Train) -> 
     assert padded["plan"]["compiled"] and padded["losses"] == pytest.approx(plain["losses"], rel=COARSE)
 
 
-def test_a_compiled_decoder_learns_answers(train: Train, tiny_decoder: Path, tmp_path: Path) -> None:
+def _answers(decoder: Path, folder: Path) -> list[str]:
     rows = [{"source": f"the {word} of", "target": word} for word in ("river", "city", "house", "man")] * 8
     for split in ("train", "validation", "test"):
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    words = ["task=generate", "data=jsonl", f"model={tiny_decoder}", "evaluation.before_training=false"]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["task=generate", "data=jsonl", f"model={decoder}", "evaluation.before_training=false"]
     words += ["task.max_new_tokens=4"]
-    words += [f"data.{split}={tmp_path / split}.jsonl" for split in ("train", "validation", "test")]
+    return words + [f"data.{split}={folder / split}.jsonl" for split in ("train", "validation", "test")]
+
+
+def test_a_compiled_decoder_learns_answers(train: Train, tiny_decoder: Path, tmp_path: Path) -> None:
+    words = _answers(tiny_decoder, tmp_path)
     plain = train(*words, *BF16, name="plain")
     assert plain["plan"]["logits_in_loss"] and plain["plan"]["padding_free"]
     padded = train(*words, *BF16, "train.padding_free=false", name="padded")
@@ -106,6 +110,85 @@ def test_a_compiled_decoder_learns_answers(train: Train, tiny_decoder: Path, tmp
     compiled = train(*words, "train.mixed_precision=bf16", "train.compile=true", name="compiled")
     assert compiled["losses"] == pytest.approx(plain["losses"], rel=COARSE)
     assert compiled["losses"][-1] < 0.9 * compiled["losses"][0]
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[cuda_graphs.Graphs]:
+    """The recordings of each training."""
+    made: list[cuda_graphs.Graphs] = []
+    init = cuda_graphs.Graphs.__init__
+
+    def noted(self: cuda_graphs.Graphs, *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        made.append(self)
+
+    monkeypatch.setattr(cuda_graphs.Graphs, "__init__", noted)
+    return made
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.compile=false"],
+        ["train.compile=true", "train.hidden_dtype=bfloat16"],
+        ["train.compile=false", "train.micro_batch_size=4"],
+        ["train.compile=false", "chain.split=2", "chain.stages.stage1.lora={r: 4}", "chain.stages.stage0.frozen=true"],
+    ],
+)
+def test_passes_that_are_played_have_the_losses_of_those_that_run(
+    train: Train, played: list[cuda_graphs.Graphs], words: list[str]
+) -> None:
+    words = ["train.mixed_precision=bf16", *words]
+    plain = train(*words, "train.cuda_graphs=false", name="plain")
+    assert not plain["plan"]["cuda_graphs"] and not played
+    found = train(*words, "train.cuda_graphs=true", name="played")
+    assert found["plan"]["cuda_graphs"] and played[-1].num_recorded and not played[-1].is_off
+    assert found["losses"] == pytest.approx(plain["losses"], rel=2 * COARSE)
+
+
+def test_a_decoder_that_is_played_learns_answers(
+    train: Train, played: list[cuda_graphs.Graphs], tiny_decoder: Path, tmp_path: Path
+) -> None:
+    words = [*_answers(tiny_decoder, tmp_path), *BF16]
+    plain = train(*words, "train.cuda_graphs=false", name="plain")
+    found = train(*words, "train.cuda_graphs=true", name="played")
+    assert played[-1].num_recorded and not played[-1].is_off
+    assert found["losses"] == pytest.approx(plain["losses"], rel=COARSE)
+
+
+def test_dropout_is_drawn_anew_each_time_it_is_played(
+    train: Train, played: list[cuda_graphs.Graphs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as of passes that run on the same slots; a mask that stays would show in every step."""
+    words = ["train.mixed_precision=bf16", "train.compile=false", "chain.split=1", "chain.stages.stage0.dropout=0.3"]
+    found = train(*words, name="played")
+    assert played[-1].num_recorded
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda_graphs, "MOST", 0)
+        plain = train(*words, name="plain")
+    assert not played[-1].num_recorded
+    assert found["losses"] == pytest.approx(plain["losses"], rel=COARSE)
+
+
+def test_blocks_that_cannot_be_recorded_run_as_they_are(
+    train: Train,
+    played: list[cuda_graphs.Graphs],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = ["train.mixed_precision=bf16", "train.compile=false", "chain.split=1", "chain.stages.stage0.dropout=0.1"]
+    attend = flash_rows.attend
+
+    def waits(*arguments: Any, **options: Any) -> Tensor:
+        found = attend(*arguments, **options)
+        float(found.sum())
+        return found
+
+    monkeypatch.setattr(flash_rows, "attend", waits)
+    with caplog.at_level(logging.WARNING):
+        found = train(*words, name="waits")
+    assert played[-1].is_off and not played[-1].num_recorded and "without CUDA graphs" in caplog.text
+    assert len(found["losses"]) > 4 and None not in found["losses"]
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 MOST = 64
 """Sizes that are recorded; those that come later run as they are."""
+_LARGE = 1 << 30
 _LEAST_STEP = 128
-_STEPS = 32
+_STEPS = 16
 """Sizes between a power of two and the next."""
 _ROWS_STEP = 16
 _TOLERANCE = 0.03
@@ -96,9 +97,10 @@ class _Size:
 class Graphs:
     """Runs spans of blocks of one model in training, from recordings where there are."""
 
-    def __init__(self, model: nn.Module, recorder: Recorder, *, longest: int) -> None:
-        """`longest`: tokens of the longest row that will come."""
+    def __init__(self, model: nn.Module, recorder: Recorder, *, longest: int, most: int = _LARGE) -> None:
+        """`longest`: tokens of the longest row that will come; `most`: of a batch that is recorded."""
         self.longest = longest
+        self.most = most
         self._model = model
         self._parameters = list(model.parameters())
         self._recorder = recorder
@@ -117,9 +119,9 @@ class Graphs:
         """Sizes that are recorded."""
         return len(self._recordings)
 
-    def takes(self) -> bool:
-        """Whether a pass now is one of training."""
-        return not self.is_off and torch.is_grad_enabled() and self._model.training
+    def takes(self, tokens: int) -> bool:
+        """Whether a pass of so many tokens now is one of training, and small."""
+        return not self.is_off and tokens <= self.most and torch.is_grad_enabled() and self._model.training
 
     def __call__(
         self, span: tuple[int, int], run: Run, hidden: Tensor, inputs: Mapping[str, Tensor], lengths: np.ndarray
@@ -193,7 +195,9 @@ class Graphs:
                 random.restore()
                 return found
         except RuntimeError as error:
-            because = "the memory is full" if is_out_of_memory(error) else str(error).splitlines()[0]
+            # Where work cannot be recorded, that the recording ended badly is told of it in the end.
+            first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            because = "the memory is full" if is_out_of_memory(first) else str(first).splitlines()[0]
             # Leave the handler first: its traceback holds the tensors that filled the memory.
         self._recordings.clear()
         self.is_off = True
@@ -226,7 +230,7 @@ class Graphs:
 
 
 def slots_for(tokens: int) -> int:
-    """Slots for so many tokens: 3 % more at most, and few different numbers.
+    """Slots for so many tokens: 6 % more or 127 at most, and few different numbers.
 
     >>> slots_for(11_171), slots_for(300)
     (11264, 384)

@@ -99,7 +99,7 @@ class Packing:
             raise ValueError(f"there is no block {start} of {self.num_blocks}: give last hidden states to `head`")
         layout = Layout(lengths, self.gates.model.device, read if self._narrows(read, lengths) else None)
         hidden = self.hidden(inputs, layout, states=states, start=start)
-        if len(hidden[0]) < len(layout.flat) and self._token_head.takes(inputs, layout):
+        if self._token_head.takes(inputs):
             return self._token_head(hidden, inputs, layout)
         return self.head(layout.unpack(hidden), inputs)
 
@@ -125,7 +125,7 @@ class Packing:
             return False
         share = int(read.sum()) / int(lengths.sum())
         is_quick = self.compiled is not None and self.compiled.is_running
-        is_quick |= self.graphs is not None and self.graphs.takes()
+        is_quick |= self.graphs is not None and self.graphs.takes(int(lengths.sum()))
         return share < (_WORTH_QUICK if is_quick else 1.0)
 
     def head(self, hidden: Tensor, inputs: Mapping[str, Any]) -> Any:
@@ -151,7 +151,7 @@ class Packing:
     ) -> Tensor:
         """As `_blocks`, played by a GPU where it can be."""
         graphs = self.graphs
-        if graphs is None or not graphs.takes() or start == stop:
+        if graphs is None or not graphs.takes(int(layout.lengths.sum())) or start == stop:
             return self._blocks(start, stop, received, packed, layout)
         if received is None:
             received = self._blocks(0, 0, None, packed, layout)

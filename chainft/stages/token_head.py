@@ -1,7 +1,7 @@
 """The head of a model run for those tokens alone whose answers are read, where it treats tokens one by one.
 
 That it does in evaluation is tried, not assumed: a head that pools, that looks at neighbours, or that gives more than one
-score a token and class is called as ever. Letters: B rows, L tokens of the longest, R tokens that are read, C classes.
+score a token and class is called as ever. Letters: B rows, L tokens of the longest, R tokens that are read, T of all, C classes.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class TokenHead:
         """Whether the head treats tokens one by one, as far as `find_out` has found."""
         return bool(self._inputs)
 
-    def takes(self, inputs: Mapping[str, Any], layout: Layout) -> bool:
+    def takes(self, inputs: Mapping[str, Any]) -> bool:
         """Whether a batch with these inputs can run so: no others than were tried."""
-        return layout.read is not None and self.is_by_tokens and inputs.keys() <= self._inputs | _BESIDE
+        return self.is_by_tokens and inputs.keys() <= self._inputs | _BESIDE
 
     def __call__(self, hidden: Tensor, inputs: Mapping[str, Any], layout: Layout) -> Any:
-        """The model's output, its logits (B, L, C), for last hidden states (1, R, D)."""
+        """The model's output, its logits (B, L, C), for last hidden states (1, R, D), or (1, T, D) of all tokens."""
         output = self._of_read(hidden, inputs, layout)
         output.logits = layout.unpack(output.logits)
         return output
@@ -84,10 +84,12 @@ class TokenHead:
 
     def _of_read(self, hidden: Tensor, inputs: Mapping[str, Any], layout: Layout) -> Any:
         """The same with logits (1, R, C)."""
-        places = layout.flat[layout.read_places]
+        places, positions = layout.flat, layout.positions
+        if hidden.shape[1] < len(places):
+            places, positions = places[layout.read_places], positions[:, layout.read_places]
         names = [name for name in ("input_ids", "token_type_ids") if name in inputs]
         few = {name: inputs[name].flatten()[places][None] for name in names}
-        positions = layout.positions[:, layout.read_places] + self._first
+        positions = positions + self._first
         # As one row, without a mask, which a decoder would make (R, R) of.
         with attending(self._configs, Layout(np.array([hidden.shape[1]]), layout.device)):
             return self._head(hidden, {**few, "position_ids": positions})

@@ -28,6 +28,11 @@ A fixed number, not a measured time, so that the same run is compiled each time.
 """
 
 
+_HOST_BOUND = 2e11
+"""Tokens times weights of a block up to which the host takes longer to start its kernels than a large GPU to compute: one
+that multiplies at 800 TFLOP/s takes 4 ms for more, forward and backward, a slow host 3 (`scripts/bench_gpu.py`)."""
+
+
 def find_compiled(
     model: PreTrainedModel, config: RunConfig, store: FeatureStore, packing: Packing | None
 ) -> Compiled | None:
@@ -86,7 +91,11 @@ def find_graphs(
         )
     if because or wanted is False or packing is None:
         return None
-    packing.graphs = Graphs(model, CudaRecorder(), longest=int(store.lengths.max()))
+    blocks = packing.gates.blocks
+    weights = sum(one.numel() for _, one, block in blocks.parameters() if block is not None) / blocks.num_blocks
+    packing.graphs = Graphs(
+        model, CudaRecorder(), longest=int(store.lengths.max()), most=int(_HOST_BOUND // max(1.0, weights))
+    )
     return packing.graphs
 
 

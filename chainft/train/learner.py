@@ -319,6 +319,7 @@ class Learner:
             fault_point("backward", step=step + 1)
             self.accelerator.backward(loss if self.sharding is None else loss * self.sharding.loss_scale)
             total += loss.detach().to(total.device, torch.float64)
+            del output, loss  # What leads to them stands in the way of a recording.
         return total, sum(int(batch.lengths.sum()) for batch in batches)
 
     def _by_stages(

@@ -173,7 +173,7 @@ def test_the_head_makes_nothing_of_the_size_of_all_pairs_of_tokens(case: str) ->
     lengths, width = np.full(24, 24), model.config.get_text_config().hidden_size
     layout = Layout(lengths, model.device, np.ones((24, 24), bool))
     inputs = {"input_ids": torch.full((24, 24), 5), "attention_mask": torch.ones(24, 24, dtype=torch.long)}
-    assert packing._token_head.takes(inputs, layout)
+    assert packing._token_head.takes(inputs)
     with Largest() as largest, torch.no_grad():
         packing._token_head(torch.randn(1, 576, width), inputs, layout)
     num_scores = model.config.vocab_size if case.endswith("causal") else width

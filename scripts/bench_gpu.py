@@ -1,11 +1,11 @@
 """Full fine-tuning of an encoder of BERT-base's size on a GPU: chainft against the Trainer, both under bf16.
 
-    python scripts/bench_gpu.py --batch-sizes 64 256 --steps 60
+    python scripts/bench_gpu.py --batch-sizes 16 64 256 --steps 120
 
 Weights are random and so are the words: texts of 12 to 500 words, half of them below 150, of which some are tagged.
 Every turn is a process of its own. `Trainer` has length-grouped batches, fused AdamW and bf16; `compiled` has
 torch.compile on top; chainft compiles blocks and keeps hidden states in bf16. Steps count without the first third, in
-which kernels are chosen and compiled. Printed are milliseconds a step, tokens a second without padding, the share of
+which kernels are chosen, compiled and recorded. Printed are milliseconds a step, tokens a second without padding, the share of
 the GPU's bf16 matrix-multiply peak (8192 x 8192 x 8192, measured first) at 6 operations a token and weight of a block,
 peak memory, the last losses, and ratios. The tokenizer is that of the starter model, or of `--tokenizer`.
 """
@@ -196,8 +196,8 @@ def _in_own_process(options: argparse.Namespace, folder: str, name: str, size: i
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--tokenizer", help="folder or hub name")
     parser.add_argument("--turns", nargs="+", choices=TURNS, default=list(TURNS))
     parser.add_argument("words", nargs="*", help="more settings of chainft, after --")

@@ -34,6 +34,17 @@ def test_only_a_task_that_scores_as_ours_do_gets_deferred_logits() -> None:
     assert called(Ours) is not UNUSED
 
 
+def test_progress_is_told_before_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock begins then: the first stretch may be all there is."""
+    engine = Engine(UNUSED, UNUSED, 8, nullcontext, stretch=2)
+    told: list[Any] = []
+    monkeypatch.setattr(engine, "_stretch", lambda examples, *_, **__: iter(told.append("run") or examples))
+    examples: Any = [1, 2, 3]
+    store: Any = type("Store", (list,), {"first_of": np.arange(4)})([{}, {}, {}])
+    found = list(engine.predict_store(examples, store, progress=lambda *counts: told.append(counts)))
+    assert found == examples and told == [(0, 3), "run", (2, 3), "run", (3, 3)]
+
+
 def full(*_: object) -> Any:
     raise torch.OutOfMemoryError("full")
 

@@ -180,6 +180,8 @@ def _build(
     progress: Callable[[int, int], None] | None,
     num_workers: int,
 ) -> None:
+    if progress:
+        progress(0, len(examples))  # Its clock begins now.
     with ExitStack() as stack, closing(encoded(task, examples, num_workers=num_workers)) as rows:
         write_meta(folder, _write(folder, rows, len(examples), task, progress, stack))
     if progress:
@@ -198,7 +200,7 @@ def _write(
     columns: dict[str, _ColumnWriter] = {}
     first_of = Starts(folder / "first_of.starts", stack)
     for number, features in enumerate(rows):
-        if progress and number % PROGRESS_EVERY == 0:
+        if progress and number and number % PROGRESS_EVERY == 0:
             progress(number, num_examples)
         for feature in features:
             columns = columns or _columns(folder, task, feature, stack)

@@ -113,6 +113,8 @@ class Engine:
     ) -> Iterator[Predicted]:
         """Predictions of tokenised examples, in order."""
         first = 0
+        if progress:
+            progress(0, len(examples))  # Its clock begins now.
         for last in _stretches(store.first_of, self._size()):
             windows = [
                 [store[row] for row in range(store.first_of[index], store.first_of[index + 1])]

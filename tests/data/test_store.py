@@ -108,11 +108,16 @@ def test_progress_may_stop_the_work_and_leaves_nothing(word_task: Any, examples:
     class Stop(Exception):
         pass
 
+    told = []
+
     def stop(done: int, total: int) -> None:
-        raise Stop
+        told.append((done, total))
+        if done:
+            raise Stop
 
     with pytest.raises(Stop):
         open_store(examples(("a", "b")), word_task(), cache_dir=tmp_path, split="train", progress=stop)
+    assert told == [(0, 1), (1, 1)], "the clock of a progress begins with the work"
     assert list((tmp_path / "store").iterdir()) == []
 
 

@@ -213,6 +213,12 @@ def what_is_recorded_can_be(config: RunConfig) -> Iterator[Problem]:
         ),
         "train.padding_free = false: it is for batches without padding": train.padding_free is False,
         "train.gradient_checkpointing = true, whose batches are padded": train.gradient_checkpointing,
+        "gradient_checkpointing of a stage, whose batches are padded": any(
+            stage.gradient_checkpointing for stage in config.chain.stages.values()
+        ),
+        f"launch.num_processes = {config.launch.num_processes}: it is for one process": (
+            isinstance(config.launch.num_processes, int) and config.launch.num_processes > 1
+        ),
     }
     for what, there in others.items():
         if there:

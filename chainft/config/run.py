@@ -171,7 +171,8 @@ class TrainConfig:
     enough to win back the minute that it takes."""
     cuda_graphs: Literal["auto"] | bool = "auto"
     """Record the passes of the blocks for each size of a batch and let the GPU play them, which spares the host the start of
-    every kernel. auto: on a GPU, where one process trains and batches run without padding in 16 bits."""
+    every kernel. auto: on a GPU, where one process trains and batches run without padding in 16 bits, and of batches so
+    small that the host takes longer than the GPU; true: of all."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto: the accelerator if there is one."""
     gradient_checkpointing: bool = False

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from chainft.data.batching import Batch
 from chainft.data.store import FeatureStore
 from chainft.infer.reads import Reads, find_reads
+from chainft.stages.cuda_graphs import Graphs
 from chainft.stages.deferred_head import DeferredHead
 from chainft.stages.gates import without_cache
 from chainft.stages.links import LinkedModel
@@ -75,6 +76,16 @@ class Forward:
     def packs(self, lengths: np.ndarray) -> bool:
         """Whether rows of these lengths run without padding."""
         return self.packing is not None and self.packing.takes(lengths)
+
+    @property
+    def graphs(self) -> Graphs | None:
+        """Recordings of passes in training; None: none are made."""
+        return None if self.packing is None else self.packing.graphs
+
+    def forget(self) -> None:
+        """Let go of the recordings and of their memory."""
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def __call__(self, batch: Batch) -> Any:
         """The model's output for the batch."""

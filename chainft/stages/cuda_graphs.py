@@ -12,68 +12,41 @@ Letters: B rows, T tokens of all rows, S slots (T rounded up), D width.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from chainft.models.device import is_out_of_memory, to_device
+from chainft.models.device import is_out_of_memory
 from chainft.stages.random_state import RandomState
+from chainft.stages.recording import (
+    Known,
+    Passes,
+    Places,
+    Recorder,
+    Recording,
+    Run,
+    Slots,
+    ends_of,
+    expected_of,
+    slots_for,
+)
 
 logger = logging.getLogger(__name__)
 
 MOST = 64
 """Sizes that are recorded; those that come later run as they are."""
-_LARGE = 1 << 30
-_LEAST_STEP = 128
-_STEPS = 16
-"""Sizes between a power of two and the next."""
-_ROWS_STEP = 16
+NO_LIMIT = 1 << 60
 _TOLERANCE = 0.03
 """Most difference of hidden states and gradients in 16 bits, beside their size; sums on a GPU have no fixed order."""
-
-Run = Callable[[Tensor, Mapping[str, Tensor], Tensor], Tensor]
-"""From hidden states (1, S, D), the model's inputs (1, S) and the ends of rows, int32, to hidden states (1, S, D)."""
-
-
-class Recorder(Protocol):
-    """Records work on a device."""
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What does the same work again, on the same memory. Raises RuntimeError for work that cannot be recorded."""
-        ...
-
-    def recover(self) -> None:
-        """Make the device usable again after an error."""
-        ...
-
-
-class CudaRecorder:
-    """Records CUDA graphs, all of which share their memory: of one pass is nothing left when the next begins."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        torch.clear_autocast_cache()  # Rounded weights in it would be those of now forever.
-        try:
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                work()
-        finally:
-            torch.clear_autocast_cache()
-        replay: Callable[[], None] = graph.replay
-        return replay
-
-    def recover(self) -> None:
-        """A recording that broke off leaves the generator of random numbers in it; one that ends takes it out."""
-        with torch.cuda.graph(torch.cuda.CUDAGraph()):
-            torch.zeros(1, device="cuda")
+_FLOOR = 0.02
+"""Share of the size of all gradients that is added to that of one: some biases have gradients that are all rounding."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +70,7 @@ class _Size:
 class Graphs:
     """Runs spans of blocks of one model in training, from recordings where there are."""
 
-    def __init__(self, model: nn.Module, recorder: Recorder, *, longest: int, most: int = _LARGE) -> None:
+    def __init__(self, model: nn.Module, recorder: Recorder, *, longest: int, most: int = NO_LIMIT) -> None:
         """`longest`: tokens of the longest row that will come; `most`: of a batch that is recorded."""
         self.longest = longest
         self.most = most
@@ -106,8 +79,9 @@ class Graphs:
         self._recorder = recorder
         self._seen: Counter[tuple[_Kind, _Size]] = Counter()
         self._recordings: dict[tuple[_Kind, _Size], Recording] = {}
-        self._reached: dict[_Kind, list[nn.Parameter]] = {}
-        """The parameters that a pass gives a gradient, where that was tried."""
+        self._known: dict[_Kind, Known | None] = {}
+        """What was found out; None: nothing is trained."""
+        self._places = Places()
         self._gradients: dict[nn.Parameter, Tensor] = {}
         """Where their gradients are summed up, for recordings of all sizes."""
         self.is_off = False
@@ -132,17 +106,15 @@ class Graphs:
         pass of one forward pass where another one was played since.
         """
         slots = slots_for(hidden.shape[1])
-        ends = self._ends(lengths, slots)
+        ends = ends_of(lengths, slots, self.longest)
         weights = tuple((one.data_ptr(), one.requires_grad) for one in self._parameters)
         kind = _Kind(span, weights, hidden.requires_grad)
         size = _Size(slots, len(ends), hidden.dtype)
         found = self._recordings.get((kind, size))
         if found is None:
             self._seen[kind, size] += 1
-            if self._seen[kind, size] > 1 and len(self._recordings) < MOST and not self.is_off:
-                found = self._record(kind, run, Slots.of(hidden, inputs, ends, slots), hidden.shape[1])
-                if found is not None:
-                    self._recordings[kind, size] = found
+            if self._seen[kind, size] > 1:
+                found = self._record(kind, size, run, hidden, inputs, ends)
         if found is None:
             filled = Slots.filled(hidden, inputs, ends, slots)
             return run(filled.hidden, filled.inputs, filled.ends)[:, : hidden.shape[1]]
@@ -164,42 +136,37 @@ class Graphs:
         if fresh:
             torch._foreach_zero_(fresh)
 
-    def _ends(self, lengths: np.ndarray, slots: int) -> np.ndarray:
-        """0, the end of each row, those of rows of filler, and those of rows without tokens up to a round number."""
-        ends = np.cumsum([0, *lengths])
-        most = -(-slots // _STEPS // self.longest) + -(-_LEAST_STEP // self.longest)
-        count = -(-(len(ends) + most) // _ROWS_STEP) * _ROWS_STEP
-        more = np.minimum(ends[-1] + self.longest * np.arange(1, count - len(ends) + 1), slots)
-        return np.concatenate([ends, more]).astype(np.int32)
+    def forget(self) -> None:
+        """Let go of all recordings and of their memory."""
+        self._recordings.clear()
+        self._places = Places()
 
-    def _record(self, kind: _Kind, run: Run, slots: Slots, tokens: int) -> Recording | None:
-        """A recording, tried where it is the first of its kind; None where that is not possible, which is told, and where
-        nothing is trained."""
-        random = RandomState.now(slots.hidden.device)
-        because = "it gives other numbers"
+    def _record(
+        self, kind: _Kind, size: _Size, run: Run, hidden: Tensor, inputs: Mapping[str, Tensor], ends: np.ndarray
+    ) -> Recording | None:
+        """A recording, tried where it is the first of its kind; None where none is made. That none can be is told."""
+        if self.is_off or (kind in self._known and self._known[kind] is None):
+            return None
+        # What other weights were trained with does not come again.
+        self._recordings = {key: one for key, one in self._recordings.items() if key[0].weights == kind.weights}
+        if len(self._recordings) >= MOST:
+            return None
+        random = RandomState.now(hidden.device)
         try:
-            expected = None
-            if kind not in self._reached:
-                trained = [one for one in self._parameters if one.requires_grad]
-                expected = _expected(run, slots, trained, tokens)
-                if expected is None:
-                    return None
-                self._reached[kind] = [one for one, gradient in expected.weights.items() if gradient is not None]
-            weights = self._reached[kind]
-            for one in weights:
-                if one not in self._gradients:
-                    self._gradients[one] = torch.zeros_like(one)
-            found = Recording(run, slots, weights, [self._gradients[one] for one in weights], self._recorder)
-            random.restore()
-            if expected is None or self._gives(found, expected):
-                random.restore()
+            slots = Slots.of(hidden, inputs, ends, size.slots, self._places)
+            found, because = self._tried(kind, run, slots, hidden.shape[1], random), "it gives other numbers"
+            if found is not None:
+                self._recordings[kind, size] = found
+            if found is not None or self._known[kind] is None:
                 return found
         except RuntimeError as error:
-            # Where work cannot be recorded, that the recording ended badly is told of it in the end.
-            first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
-            because = "the memory is full" if is_out_of_memory(first) else str(first).splitlines()[0]
+            because = _reason(error)
             # Leave the handler first: its traceback holds the tensors that filled the memory.
-        self._recordings.clear()
+        finally:
+            random.restore()
+        self.forget()
+        self._known.clear()
+        self._gradients.clear()
         self.is_off = True
         self._recorder.recover()
         random.restore()
@@ -210,120 +177,48 @@ class Graphs:
         )
         return None
 
-    def _gives(self, found: Recording, expected: _Passes) -> bool:
+    def _tried(self, kind: _Kind, run: Run, slots: Slots, tokens: int, random: RandomState) -> Recording | None:
+        """A recording; None where it gives other numbers, or nothing is trained."""
+        expected = None
+        if kind not in self._known:
+            trained = [one for one in self._parameters if one.requires_grad]
+            expected = expected_of(run, slots, trained, tokens)
+            self._known[kind] = None if expected is None else Known(list(expected.weights), expected.out.dtype)
+        known = self._known[kind]
+        if known is None:
+            return None
+        for one in known.weights:
+            if one not in self._gradients:
+                self._gradients[one] = torch.zeros_like(one)
+        gradients = [self._gradients[one] for one in known.weights]
+        found = Recording(run, slots, known, gradients, self._recorder, self._places)
+        random.restore()
+        return found if expected is None or self._gives(found, expected) else None
+
+    def _gives(self, found: Recording, expected: Passes) -> bool:
         """Whether what is played is what was computed; gradients that are summed up stay as they are."""
-        kept = [one.clone() for one in found.gradients]
-        for one in found.gradients:
-            one.zero_()
+        used = {
+            one: place.clone()
+            for one, place in zip(found.weights, found.gradients, strict=True)
+            if one.grad is not None and one.grad.data_ptr() == place.data_ptr()
+        }
+        for place in found.gradients:
+            place.zero_()
+        self.number += 1
         found.play_forward()
         found.upstream.copy_(expected.upstream)
         found.play_backward()
-        pairs = [(found.out, expected.out)]
+        same = _close(found.out, expected.out)
         if found.downstream is not None and expected.downstream is not None:
-            pairs.append((found.downstream, expected.downstream))
-        gradients = [gradient for gradient in expected.weights.values() if gradient is not None]
-        if gradients:
-            pairs.append((_flat(found.gradients), _flat(gradients)))
-        for place, one in zip(found.gradients, kept, strict=True):
-            place.copy_(one)
-        return all(_close(one.double(), other.double()) for one, other in pairs)
-
-
-def slots_for(tokens: int) -> int:
-    """Slots for so many tokens: 6 % more or 127 at most, and few different numbers.
-
-    >>> slots_for(11_171), slots_for(300)
-    (11264, 384)
-    """
-    step = max(_LEAST_STEP, (1 << tokens.bit_length() - 1) // _STEPS)
-    return -(-tokens // step) * step
-
-
-@dataclass(frozen=True)
-class Slots:
-    """What goes into a pass."""
-
-    hidden: Tensor
-    """(1, S, D)"""
-    inputs: Mapping[str, Tensor]
-    """(1, S) each"""
-    ends: Tensor
-    """int32"""
-
-    @classmethod
-    def of(cls, hidden: Tensor, inputs: Mapping[str, Tensor], ends: np.ndarray, slots: int) -> Slots:
-        """Memory that can be filled again and again, filled."""
-        made = cls(
-            hidden.new_zeros(1, slots, hidden.shape[2]),
-            {name: one.new_zeros(1, slots) for name, one in inputs.items()},
-            torch.zeros(len(ends), dtype=torch.int32, device=hidden.device),
+            same &= _close(found.downstream, expected.downstream)
+        floor = _FLOOR * math.sqrt(sum(float(one.double().square().sum()) for one in expected.weights.values()))
+        same &= all(
+            _close(place, expected.weights[one], floor)
+            for one, place in zip(found.weights, found.gradients, strict=True)
         )
-        made.fill(hidden, inputs, ends)
-        made.hidden.requires_grad_(hidden.requires_grad)
-        return made
-
-    @classmethod
-    def filled(cls, hidden: Tensor, inputs: Mapping[str, Tensor], ends: np.ndarray, slots: int) -> Slots:
-        """The same as it comes, with its gradient."""
-        more = slots - hidden.shape[1]
-        return cls(
-            torch.cat([hidden, hidden[:, :1].detach().expand(1, more, -1)], dim=1),
-            {name: nn.functional.pad(one, (0, more)) for name, one in inputs.items()},
-            to_device(torch.from_numpy(ends), hidden.device),
-        )
-
-    @torch.no_grad()
-    def fill(self, hidden: Tensor, inputs: Mapping[str, Tensor], ends: np.ndarray) -> None:
-        """Put in another batch of the size. Filler is the first token again: zeros have no variance to divide by, and what
-        is left of the batch before may be no number."""
-        tokens = hidden.shape[1]
-        self.hidden[:, :tokens].copy_(hidden)
-        self.hidden[:, tokens:].copy_(hidden[:, :1])
-        for name, one in inputs.items():
-            self.inputs[name][:, :tokens].copy_(one)
-        self.ends.copy_(to_device(torch.from_numpy(ends), hidden.device))
-
-
-class Recording:
-    """A forward and a backward pass of one size."""
-
-    def __init__(
-        self,
-        run: Run,
-        slots: Slots,
-        weights: Sequence[nn.Parameter],
-        gradients: list[Tensor],
-        recorder: Recorder,
-    ) -> None:
-        """`gradients`: where those of the weights are added up."""
-        self.slots = slots
-        self.weights = weights
-        self.gradients = gradients
-        self.out: Tensor = slots.hidden
-        """(1, S, D) hidden states that the forward pass gives."""
-        self.downstream: Tensor | None = None
-        """(1, S, D) gradient of what goes in."""
-        self._live: Tensor | None = None
-
-        def forward() -> None:
-            with torch.enable_grad():
-                self._live = run(slots.hidden, slots.inputs, slots.ends)
-            self.out = self._live.detach()
-
-        def backward() -> None:
-            assert self._live is not None
-            wanted = [slots.hidden, *weights] if slots.hidden.requires_grad else [*weights]
-            found = list(torch.autograd.grad(self._live, wanted, self.upstream))
-            if slots.hidden.requires_grad:
-                self.downstream = found.pop(0)
-            if gradients:
-                torch._foreach_add_(gradients, found)
-
-        self.play_forward = recorder.record(forward)
-        self.upstream = torch.zeros_like(self.out)
-        """(1, S, D) gradient of `out`."""
-        self.play_backward = recorder.record(backward)
-        self._live = None
+        for one, kept in used.items():
+            self._gradients[one].copy_(kept)
+        return same
 
 
 class _Played(torch.autograd.Function):
@@ -350,37 +245,13 @@ class _Played(torch.autograd.Function):
         return None, None, None if downstream is None else downstream[:, :tokens], None
 
 
-@dataclass(frozen=True)
-class _Passes:
-    """What a forward and a backward pass gave."""
-
-    out: Tensor
-    upstream: Tensor
-    """The gradient that went in, made up."""
-    downstream: Tensor | None
-    weights: Mapping[nn.Parameter, Tensor | None]
+def _close(found: Tensor, expected: Tensor, floor: float = 0.0) -> bool:
+    """Not where there is a NaN."""
+    difference, size = float((found - expected).double().norm()), float(expected.double().norm())
+    return difference <= _TOLERANCE * (size + floor)
 
 
-def _expected(run: Run, slots: Slots, trained: Sequence[nn.Parameter], tokens: int) -> _Passes | None:
-    """Both passes as they are, for a gradient of the tokens that draws no random numbers; None where there is no backward
-    pass."""
-    hidden = slots.hidden.detach().clone().requires_grad_(slots.hidden.requires_grad)
-    with torch.enable_grad():
-        out = run(hidden, slots.inputs, slots.ends)
-    if not out.requires_grad:
-        return None
-    upstream = torch.arange(out.numel(), device=out.device).double().sin().view_as(out).to(out.dtype)
-    upstream[:, tokens:] = 0.0
-    wanted = [hidden, *trained] if hidden.requires_grad else [*trained]
-    found = list(torch.autograd.grad(out, wanted, upstream, allow_unused=True))
-    downstream = found.pop(0) if hidden.requires_grad else None
-    return _Passes(out.detach(), upstream, downstream, dict(zip(trained, found, strict=True)))
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    """One row: single biases have gradients that are all rounding."""
-    return torch.cat([one.flatten().float() for one in tensors])
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    return bool((found - expected).norm() <= _TOLERANCE * expected.norm())
+def _reason(error: RuntimeError) -> str:
+    """Where work cannot be recorded, that the recording ended badly is told of it in the end."""
+    first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+    return "the memory is full" if is_out_of_memory(first) else str(first).splitlines()[0]

@@ -49,8 +49,9 @@ def attending(
     before = [config._attn_implementation for config in configs]
     token = _LAYOUT.set(layout)
     before_bounds = flash_rows.BOUNDS.ends, flash_rows.BOUNDS.longest
-    flash_rows.BOUNDS.of(layout if kernel else None)
-    if bounds is not None:
+    if bounds is None:
+        flash_rows.BOUNDS.of(layout if kernel else None)
+    else:
         flash_rows.BOUNDS.ends, flash_rows.BOUNDS.longest = bounds
     try:
         for config in configs:

@@ -155,6 +155,9 @@ class Packing:
             return self._blocks(start, stop, received, packed, layout)
         if received is None:
             received = self._blocks(0, 0, None, packed, layout)
+        blocks = [self.gates.blocks.module(block) for block in range(start, stop)]
+        if not received.requires_grad and not any(one.requires_grad for block in blocks for one in block.parameters()):
+            return self._blocks(start, stop, received, packed, layout)  # There is no backward pass.
         longest = graphs.longest
 
         def run(hidden: Tensor, inputs: Mapping[str, Tensor], ends: Tensor) -> Tensor:
@@ -264,7 +267,7 @@ class Packing:
         span = Span(start, stop, embeddings=received is None, head=False)
         payload = None if received is None else Payload(received)
         attention = attending(self._configs, layout, kernel=self.has_kernel, bounds=bounds)
-        with nullcontext() if received is None else self._left_out(), attention:
+        with nullcontext() if received is None else self._blocks_alone(), attention:
             found = self.gates.run(span, payload, packed)
         hidden: Tensor = found.hidden
         return hidden
@@ -291,6 +294,26 @@ class Packing:
             for one in self._idle:
                 stack.enter_context(one.left_out())
             yield
+
+    @cached_property
+    def _dropouts(self) -> Sequence[nn.Module]:
+        """Those of the model that are not in a block."""
+        blocks = [self.gates.blocks.module(block) for block in range(self.num_blocks)]
+        inside = {module for block in blocks for module in block.modules()}
+        return [one for one in self.gates.model.modules() if isinstance(one, nn.Dropout) and one not in inside]
+
+    @contextmanager
+    def _blocks_alone(self) -> Iterator[None]:
+        """Within the context what the model computes before its blocks draws no random numbers: it comes to nothing."""
+        drawing = [one for one in self._dropouts if one.training]
+        for one in drawing:
+            one.training = False
+        try:
+            with self._left_out():
+                yield
+        finally:
+            for one in drawing:
+                one.training = True
 
 
 @unrounded()

@@ -10,13 +10,14 @@ from transformers import PreTrainedModel
 
 from chainft.config.run import RunConfig
 from chainft.data.store import FeatureStore
-from chainft.errors import ConfigError, ModelError
+from chainft.errors import ConfigError, ModelError, Problem
 from chainft.stages.blocks import Blocks, find_blocks
 from chainft.stages.compiled import Compiled, what_is_missing
-from chainft.stages.cuda_graphs import CudaRecorder, Graphs
+from chainft.stages.cuda_graphs import NO_LIMIT, Graphs
 from chainft.stages.links import LinkedModel
 from chainft.stages.packing import Packing
 from chainft.stages.precision import set_hidden_dtype
+from chainft.stages.recording import CudaRecorder
 from chainft.train.learner import Course
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def find_graphs(
     if model.device.type != "cuda":
         because = f"it is for CUDA GPUs, and the run computes on {model.device.type}"
     elif packing is None or not packing.has_kernel:
-        because = "it is for batches without padding in 16 bits (train.mixed_precision=bf16)"
+        because = "it is for batches without padding (train.padding_free=true tells why this model's have some)"
     elif not is_alone:
         because = "it is for one process, and several train the model"
     if because and wanted is True:
@@ -93,9 +94,8 @@ def find_graphs(
         return None
     blocks = packing.gates.blocks
     weights = sum(one.numel() for _, one, block in blocks.parameters() if block is not None) / blocks.num_blocks
-    packing.graphs = Graphs(
-        model, CudaRecorder(), longest=int(store.lengths.max()), most=int(_HOST_BOUND // max(1.0, weights))
-    )
+    most = NO_LIMIT if wanted is True else int(_HOST_BOUND // max(1.0, weights))
+    packing.graphs = Graphs(model, CudaRecorder(), longest=int(store.lengths.max()), most=most)
     return packing.graphs
 
 
@@ -103,13 +103,16 @@ def check_blocks_are_left(model: PreTrainedModel, config: RunConfig, start: int)
     """Raises ConfigError where `train.compile=true` or `train.cuda_graphs=true` and no block is computed: outputs of those
     before `start` are kept."""
     wanted = {"train.compile": config.train.compile, "train.cuda_graphs": config.train.cuda_graphs}
-    key = next((key for key, value in wanted.items() if value is True), None)
-    if key is not None and start >= find_blocks(model).num_blocks:
-        raise ConfigError(
-            f"{key} = true has no effect: all blocks are frozen, and their outputs are kept",
-            slug="no-effect",
-            key=key,
-            help="leave it away",
+    keys = [key for key, value in wanted.items() if value is True]
+    if keys and start >= find_blocks(model).num_blocks:
+        raise ConfigError.of(
+            Problem(
+                "no-effect",
+                f"{key} = true has no effect: all blocks are frozen, and their outputs are kept",
+                key=key,
+                help="leave it away",
+            )
+            for key in keys
         )
 
 

@@ -390,8 +390,8 @@ class Learner:
             )
         most = max(map(len, self._shares(self.rows_of(step))))
         self.max_rows = max(1, min(self.max_rows, most) // 2)
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.forward.forget()
+        torch.cuda.empty_cache()  # Nothing where CUDA is not in use.
         logger.warning(
             "out of memory at step %d: going on with at most %d examples at a time, the same batch of %d",
             step + 1,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from chainft.config.run import RunConfig
-from chainft.infer.forward import Forward
+from chainft.infer.forward import BlockLender, Forward
 from chainft.models.stage_models import stage_models
 from chainft.plan.pipeline_schedule import make_schedule
 from chainft.train.learner import Learner
@@ -62,7 +62,7 @@ def make_plan(
         "read_tokens_head": _has_token_head(learner.forward),
         "logits_in_loss": learner.forward.deferred is not None,
         "compiled": learner.compiled is not None,
-        "cuda_graphs": _has_graphs(learner.forward),
+        "cuda_graphs": _has_graphs(learner, min(from_step, course.total_steps - 1)),
         "micro_batches_per_step": len(learner.micro_batches_of(min(from_step, course.total_steps - 1))),
         "steps": course.total_steps,
         "from_step": from_step,
@@ -118,7 +118,10 @@ def rehearse(learner: Learner, step: int) -> float:
     A pass of a few examples before it does not count: it allocates memory and starts threads.
     """
     random_state = torch.random.get_rng_state()
-    learner.measure(step, most=2 if learner.compiled is None else None)  # Few rows are compiled apart from many.
+    few = learner.compiled is None and learner.forward.graphs is None
+    learner.measure(step, most=2 if few else None)  # Few rows are compiled, and recorded, apart from many.
+    if learner.forward.graphs is not None:
+        learner.measure(step)  # Is recorded.
     start = time.perf_counter()
     learner.measure(step)
     seconds = time.perf_counter() - start
@@ -131,9 +134,14 @@ def _has_token_head(forward: Forward) -> bool:
     return forward.reads is not None and forward.packing is not None and forward.packing.has_token_head
 
 
-def _has_graphs(forward: Forward) -> bool:
+def _has_graphs(learner: Learner, step: int) -> bool:
     """Whether passes of blocks are recorded, as far as they can be."""
-    return forward.packing is not None and forward.packing.graphs is not None
+    graphs, packing, lender = learner.forward.graphs, learner.forward.packing, learner.forward.lender
+    if graphs is None or packing is None:
+        return False
+    if isinstance(lender, BlockLender) and lender.start == packing.num_blocks:
+        return False
+    return any(int(batch.lengths.sum()) <= graphs.most for batch in learner.micro_batches_of(step))
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:

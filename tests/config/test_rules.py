@@ -22,6 +22,7 @@ def broken(**sections: object) -> dict[str | None, str]:
     return {}
 
 
+GRAPHS = {"cuda_graphs": True, "mixed_precision": "bf16"}
 WRONG = [
     ("scheduler.warmup_fraction", {"scheduler": {"warmup_steps": 5, "warmup_fraction": 0.1}}),
     ("scheduler.power", {"scheduler": {"name": "linear", "power": 3}}),
@@ -53,6 +54,12 @@ WRONG = [
     ("train.compile", {"train": {"compile": True, "device": "mps"}}),
     ("train.compile", {"train": {"compile": True, "device": "cpu", "padding_free": True}}),
     ("train.compile", {"train": {"compile": True}, "launch": {"num_processes": 2, "pipeline": 2}}),
+    ("train.cuda_graphs", {"train": {"cuda_graphs": True}}),
+    ("train.cuda_graphs", {"train": {**GRAPHS, "device": "cpu"}}),
+    ("train.cuda_graphs", {"train": {**GRAPHS, "padding_free": False}}),
+    ("train.cuda_graphs", {"train": {**GRAPHS, "gradient_checkpointing": True}}),
+    ("train.cuda_graphs", {"train": GRAPHS, "launch": {"num_processes": 2}}),
+    ("train.cuda_graphs", {"train": GRAPHS, "launch": {"num_processes": 2, "pipeline": 2}}),
     ("evaluation.patience", {"evaluation": {"patience": 3}, "data": {"name": "toy", "validation_fraction": 0.0}}),
     ("evaluation.metric", {"evaluation": {"metric": "x"}, "data": {"name": "toy", "validation_fraction": 0.0}}),
     ("evaluation.every", {"evaluation": {"every": 5}, "data": {"name": "toy", "validation_fraction": 0.0}}),

@@ -3,7 +3,9 @@ which is tried in `tests/train/test_gpu.py`."""
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from chainft.stages import flash_rows
-from chainft.stages.cuda_graphs import Graphs, slots_for
+from chainft.stages import cuda_graphs, flash_rows, gates
+from chainft.stages.cuda_graphs import Graphs
 from chainft.stages.packing import Packing, packing_of
+from chainft.stages.recording import ends_of, slots_for
 from tests.stages.architectures import tiny_model
 from tests.stages.test_packing import batch, loss
 
@@ -85,14 +88,18 @@ def made(name: str, tape: Any = None) -> tuple[Packing, Graphs, Any]:
     model = tiny_model(name)
     packing = packing_of(model)
     assert packing is not None
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    drop(model, 0.0)
     model.train()
     packing.has_kernel = True
     tape = tape or Tape()
     packing.graphs = tape.graphs = Graphs(model, tape, longest=LONGEST)
     return packing, packing.graphs, tape
+
+
+def drop(model: nn.Module, rate: float) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
 
 
 def passes(packing: Packing, lengths: np.ndarray, read: np.ndarray | None = None) -> float:
@@ -185,14 +192,29 @@ def test_what_is_frozen_or_trained_later_is_another_recording() -> None:
     packing, graphs, _ = made("bert:tokens")
     model = packing.gates.model
     block = packing.gates.blocks.module(0)
-    for trained in (False, True, False):
+    for trained in (False, True):
         block.requires_grad_(trained)
-        for _ in range(3):
-            passes(packing, LENGTHS[0])
+        for lengths in [*LENGTHS, *LENGTHS]:
+            passes(packing, lengths)
             gradients = taken(model)
-            plainly(packing, LENGTHS[0])
+            plainly(packing, lengths)
             assert_same(gradients, taken(model))
-    assert graphs.num_recorded == 2
+    kinds = {kind.weights for kind, _ in graphs._recordings}
+    assert len(kinds) == 1 and all(trained for _, trained in kinds.pop()), "what was frozen does not come again"
+
+
+def test_recordings_of_weights_that_were_frozen_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "MOST", 1)
+    packing, graphs, tape = made("bert:tokens")
+    block = packing.gates.blocks.module(0).requires_grad_(False)
+    for _ in range(2):
+        passes(packing, LENGTHS[0])
+    block.requires_grad_(True)
+    for _ in range(2):
+        passes(packing, LENGTHS[0])
+    before = tape.played
+    passes(packing, LENGTHS[0])
+    assert graphs.num_recorded == 1 and tape.played == before + 2
 
 
 def test_received_states_without_a_gradient() -> None:
@@ -219,11 +241,19 @@ def test_frozen_blocks_above_embeddings_that_are_trained() -> None:
     assert graphs.num_recorded == 1
 
 
-def test_blocks_that_train_nothing_run_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+def test_blocks_that_train_nothing_run_once_and_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     packing, graphs, _ = made("bert:tokens")
     packing.gates.model.bert.requires_grad_(False)
+    drop(packing.gates.model, 0.2)
+    calls: list[int] = []
+    packing.gates.blocks.module(0).register_forward_hook(lambda *_: calls.append(1))
+    plainly(packing, LENGTHS[0])
+    calls.clear()
+    found = []
     for _ in range(3):
-        passes(packing, LENGTHS[0])
+        torch.manual_seed(0)
+        found.append(passes(packing, LENGTHS[0]))
+    assert len(calls) == 3 and found == found[:1] * 3
     assert not graphs.num_recorded and not graphs.is_off and not caplog.records
 
 
@@ -304,7 +334,24 @@ class Stale(Tape):
         return lambda: None
 
 
-@pytest.mark.parametrize(("kind", "because"), [(Broken, "not permitted"), (Stale, "other numbers")])
+class Forgetful(Tape):
+    """Leaves out the gradient of one small parameter."""
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        again = super().record(work)
+        assert self.graphs is not None
+        places = {tuple(weight.shape): place for weight, place in self.graphs._gradients.items()}
+
+        def without() -> None:
+            again()
+            places[(32,)].zero_()
+
+        return without
+
+
+@pytest.mark.parametrize(
+    ("kind", "because"), [(Broken, "not permitted"), (Stale, "other numbers"), (Forgetful, "other numbers")]
+)
 def test_where_it_cannot_be_recorded_blocks_run_as_they_are(
     kind: type[Tape], because: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -316,15 +363,31 @@ def test_where_it_cannot_be_recorded_blocks_run_as_they_are(
             gradients = taken(model)
             plainly(packing, lengths)
             assert_same(gradients, taken(model))
-    assert graphs.is_off and not graphs.num_recorded and tape.recovered == 1
+    assert graphs.is_off and not graphs.num_recorded and tape.recovered == 1 and not graphs._gradients
     assert len(caplog.records) == 1 and because in caplog.text and "more of it" not in caplog.text
 
 
-def test_a_recording_draws_no_random_numbers() -> None:
-    packing, graphs, _ = made("bert:tokens")
-    for module in packing.gates.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.2
+@pytest.mark.parametrize("name", ["bert:tokens", "gpt2:causal", "phi:causal", "gpt_neox:causal"])
+def test_a_recording_draws_no_random_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is recorded, the generator of a GPU cannot be set back."""
+    packing, graphs, tape = made(name)
+    drop(packing.gates.model, 0.2)
+    recording: list[bool] = []
+    record = tape.record
+
+    def noted(work: Callable[[], None]) -> Callable[[], None]:
+        def marked() -> None:
+            recording.append(True)
+            try:
+                work()
+            finally:
+                recording.pop()
+
+        again: Callable[[], None] = record(marked)
+        return again
+
+    monkeypatch.setattr(tape, "record", noted)
+    monkeypatch.setattr(gates, "is_recorded", lambda _: bool(recording))
     plainly(packing, LENGTHS[0])  # Finds out what it needs to know.
     found = []
     for _ in range(3):
@@ -336,10 +399,9 @@ def test_a_recording_draws_no_random_numbers() -> None:
 
 @given(st.lists(st.integers(1, LONGEST), min_size=1, max_size=80))
 def test_rows_of_filler_are_rows(lengths: list[int]) -> None:
-    graphs = Graphs(nn.Linear(1, 1), Tape(), longest=LONGEST)
     tokens = sum(lengths)
     slots = slots_for(tokens)
-    ends = graphs._ends(np.array(lengths), slots)
+    ends = ends_of(np.array(lengths), slots, LONGEST)
     assert ends[: len(lengths) + 1].tolist() == [0, *np.cumsum(lengths).tolist()]
     assert ends[-1] == slots >= tokens and len(ends) % 16 == 0
     sizes = np.diff(ends)
@@ -361,3 +423,36 @@ def test_large_batches_run_as_they_are() -> None:
     played = tape.played
     passes(packing, np.array([20, 10]))
     assert tape.played == played
+
+
+def test_recordings_share_their_memory() -> None:
+    packing, graphs, _ = made("bert:tokens")
+    long = np.array([20] * 10)
+    for lengths in (long, long, LENGTHS[0], LENGTHS[0]):
+        passes(packing, lengths)
+    one, other = graphs._recordings.values()
+    for name in ("out", "upstream", "downstream"):
+        assert getattr(one, name).data_ptr() == getattr(other, name).data_ptr()
+    assert one.slots.hidden.data_ptr() == other.slots.hidden.data_ptr()
+
+
+def test_the_memory_of_recordings_that_are_forgotten_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it became full while one was made: nothing may wait for the collector of garbage."""
+    packing, graphs, tape = made("bert:tokens")
+    packing.gates.model.train()
+    filled: list[weakref.ref[Tensor]] = []
+
+    def full(work: Callable[[], None]) -> Callable[[], None]:
+        large = torch.zeros(1000)
+        filled.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory" + str(large.sum()))
+
+    monkeypatch.setattr(tape, "record", full)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(2):
+            passes(packing, LENGTHS[0])
+        assert graphs.is_off and filled[0]() is None
+    finally:
+        gc.enable()

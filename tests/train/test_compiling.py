@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from chainft.config.compose import compose
+from chainft.config.rules import parse_run
+from chainft.config.run import RunConfig
 from chainft.errors import ConfigError
 from chainft.stages.blocks import find_blocks
 from chainft.stages.compiled import Compiled
 from chainft.stages.precision import set_hidden_dtype
 from chainft.train import compiling
+from chainft.train.compiling import find_graphs
 from chainft.train.session import run_training
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has its own tests: test_gpu.py")
@@ -126,7 +130,46 @@ def test_compiling_is_refused_where_every_block_is_kept(train: Train, tmp_path: 
     words += ["chain.order=[base,top]"]
     with pytest.raises(ConfigError, match=r"train\.compile = true has no effect"):
         train("train.compile=true", *words)
-    assert train(*words, name="plain")["plan"]["prefix_cache"]["used"]
+    plain = train(*words, name="plain")
+    assert plain["plan"]["prefix_cache"]["used"] and not plain["plan"]["cuda_graphs"]
+
+
+def test_recording_is_refused_on_a_cpu(train: Train) -> None:
+    assert not train("train.mixed_precision=bf16")["plan"]["cuda_graphs"]
+    with pytest.raises(ConfigError, match=r"train\.cuda_graphs = true is not possible: it is for CUDA GPUs"):
+        train("train.mixed_precision=bf16", "train.cuda_graphs=true", name="recorded")
+
+
+def test_small_batches_are_recorded_and_where_it_is_wanted_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: a model there, and a recorder that records nothing yet."""
+    monkeypatch.setattr(compiling, "CudaRecorder", SimpleNamespace)
+    blocks = SimpleNamespace(
+        num_blocks=2, parameters=lambda: [("a", torch.zeros(50_000), 0), ("b", torch.zeros(9), None)]
+    )
+    packing: Any = SimpleNamespace(has_kernel=True, graphs=None, gates=SimpleNamespace(blocks=blocks))
+    store: Any = SimpleNamespace(lengths=np.array([3, 9]))
+
+    class Model(nn.Linear):
+        device = torch.device("cuda")
+
+    def found(config: RunConfig, *, packing: Any = packing, is_alone: bool = True) -> Any:
+        if packing is not None:
+            packing.graphs = None
+        model: Any = Model(2, 2)
+        return find_graphs(model, config, store, packing, is_alone=is_alone)
+
+    def made(**train: Any) -> RunConfig:
+        return parse_run({"task": {"name": "ner"}, "data": {"name": "jsonl"}, "train": train})
+
+    auto, wanted = made(mixed_precision="bf16"), made(mixed_precision="bf16", cuda_graphs=True)
+    graphs = found(auto)
+    assert packing.graphs is graphs and graphs.longest == 9 and graphs.most == 2e11 // 25_000
+    assert found(wanted).most > 1e12
+    assert found(made(mixed_precision="bf16", cuda_graphs=False)) is None
+    for options, because in (({"packing": None}, "without padding"), ({"is_alone": False}, "one process")):
+        assert found(auto, **options) is None
+        with pytest.raises(ConfigError, match=because):
+            found(wanted, **options)
 
 
 def test_nothing_is_compiled_on_a_cpu_unless_asked(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

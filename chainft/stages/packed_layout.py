@@ -19,7 +19,7 @@ from torch.nn import functional
 from chainft.data.batching import micro_batches
 from chainft.models.device import to_device
 
-GROUP_TOKENS = 48
+GROUP_TOKENS = 128
 """Cost of one more group of rows in an attention, in tokens; it only moves time."""
 
 

@@ -12,7 +12,6 @@ Letters: B rows, T tokens of all rows, S slots (T rounded up), D width.
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,6 +138,7 @@ class Graphs:
     def forget(self) -> None:
         """Let go of all recordings and of their memory."""
         self._recordings.clear()
+        self._gradients.clear()
         self._places = Places()
 
     def _record(
@@ -147,17 +147,20 @@ class Graphs:
         """A recording, tried where it is the first of its kind; None where none is made. That none can be is told."""
         if self.is_off or (kind in self._known and self._known[kind] is None):
             return None
-        # What other weights were trained with does not come again.
-        self._recordings = {key: one for key, one in self._recordings.items() if key[0].weights == kind.weights}
+        # What other weights were trained with does not come again. They are let go of together: memory is shared.
+        if any(key[0].weights != kind.weights for key in self._recordings):
+            self._recordings.clear()
         if len(self._recordings) >= MOST:
             return None
+        if not self._recordings:
+            self._recorder.renew()
         random = RandomState.now(hidden.device)
         try:
             slots = Slots.of(hidden, inputs, ends, size.slots, self._places)
-            found, because = self._tried(kind, run, slots, hidden.shape[1], random), "it gives other numbers"
+            found, because = self._tried(kind, run, slots, hidden.shape[1], random)
             if found is not None:
                 self._recordings[kind, size] = found
-            if found is not None or self._known[kind] is None:
+            if because is None:
                 return found
         except RuntimeError as error:
             because = _reason(error)
@@ -166,7 +169,6 @@ class Graphs:
             random.restore()
         self.forget()
         self._known.clear()
-        self._gradients.clear()
         self.is_off = True
         self._recorder.recover()
         random.restore()
@@ -177,23 +179,29 @@ class Graphs:
         )
         return None
 
-    def _tried(self, kind: _Kind, run: Run, slots: Slots, tokens: int, random: RandomState) -> Recording | None:
-        """A recording; None where it gives other numbers, or nothing is trained."""
+    def _tried(
+        self, kind: _Kind, run: Run, slots: Slots, tokens: int, random: RandomState
+    ) -> tuple[Recording | None, str | None]:
+        """A recording, or why none can be made; neither where nothing is trained, or this batch cannot show it."""
         expected = None
         if kind not in self._known:
             trained = [one for one in self._parameters if one.requires_grad]
             expected = expected_of(run, slots, trained, tokens)
+            if expected is not None and not expected.is_finite:
+                return None, None
             self._known[kind] = None if expected is None else Known(list(expected.weights), expected.out.dtype)
         known = self._known[kind]
         if known is None:
-            return None
+            return None, None
         for one in known.weights:
             if one not in self._gradients:
                 self._gradients[one] = torch.zeros_like(one)
         gradients = [self._gradients[one] for one in known.weights]
         found = Recording(run, slots, known, gradients, self._recorder, self._places)
         random.restore()
-        return found if expected is None or self._gives(found, expected) else None
+        if expected is None or self._gives(found, expected):
+            return found, None
+        return None, "it gives other numbers"
 
     def _gives(self, found: Recording, expected: Passes) -> bool:
         """Whether what is played is what was computed; gradients that are summed up stay as they are."""
@@ -202,23 +210,22 @@ class Graphs:
             for one, place in zip(found.weights, found.gradients, strict=True)
             if one.grad is not None and one.grad.data_ptr() == place.data_ptr()
         }
-        for place in found.gradients:
-            place.zero_()
-        self.number += 1
-        found.play_forward()
-        found.upstream.copy_(expected.upstream)
-        found.play_backward()
-        same = _close(found.out, expected.out)
-        if found.downstream is not None and expected.downstream is not None:
-            same &= _close(found.downstream, expected.downstream)
-        floor = _FLOOR * math.sqrt(sum(float(one.double().square().sum()) for one in expected.weights.values()))
-        same &= all(
-            _close(place, expected.weights[one], floor)
-            for one, place in zip(found.weights, found.gradients, strict=True)
-        )
-        for one, kept in used.items():
-            self._gradients[one].copy_(kept)
-        return same
+        try:
+            for place in found.gradients:
+                place.zero_()
+            self.number += 1
+            found.play_forward()
+            found.upstream.copy_(expected.upstream)
+            found.play_backward()
+            same = _close(found.out, expected.out)
+            if found.downstream is not None and expected.downstream is not None:
+                same &= _close(found.downstream, expected.downstream)
+            floor = _FLOOR * expected.size
+            pairs = zip(found.weights, found.gradients, strict=True)
+            return same and all(_close(place, expected.weights[one], floor) for one, place in pairs)
+        finally:
+            for one, kept in used.items():
+                self._gradients[one].copy_(kept)
 
 
 class _Played(torch.autograd.Function):

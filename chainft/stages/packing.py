@@ -296,18 +296,18 @@ class Packing:
             yield
 
     @cached_property
-    def _dropouts(self) -> Sequence[nn.Module]:
-        """Those of the model that are not in a block."""
+    def _around(self) -> Sequence[nn.Module]:
+        """Modules that are not in a block. Not embeddings, of which trained words alone are read in training."""
         blocks = [self.gates.blocks.module(block) for block in range(self.num_blocks)]
         inside = {module for block in blocks for module in block.modules()}
-        return [one for one in self.gates.model.modules() if isinstance(one, nn.Dropout) and one not in inside]
+        return [one for one in self.gates.model.modules() if one not in inside and not isinstance(one, nn.Embedding)]
 
     @contextmanager
     def _blocks_alone(self) -> Iterator[None]:
         """Within the context what the model computes before its blocks draws no random numbers: it comes to nothing."""
-        drawing = [one for one in self._dropouts if one.training]
+        drawing = [one for one in self._around if one.training]
         for one in drawing:
-            one.training = False
+            one.training = False  # Of itself alone.
         try:
             with self._left_out():
                 yield

@@ -5,6 +5,7 @@ Letters: B rows, T tokens of all rows, S slots (T rounded up), D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,6 +32,10 @@ class Recorder(Protocol):
         """What does the same work again, on the same memory. Raises RuntimeError for work that cannot be recorded."""
         ...
 
+    def renew(self) -> None:
+        """Take other memory for what is recorded from now on; of what was recorded before nothing may be played."""
+        ...
+
     def recover(self) -> None:
         """Make the device usable again after an error."""
         ...
@@ -40,13 +45,21 @@ class CudaRecorder:
     """Records CUDA graphs, all of which share their memory: of one pass is nothing left when the next begins."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         torch.clear_autocast_cache()  # Rounded weights in it would be those of now forever.
         try:
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.stream(
+                    torch.cuda.current_stream()
+                ),  # Where a recording breaks off, torch does not go back.
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
                 work()
         finally:
             torch.clear_autocast_cache()
@@ -82,14 +95,17 @@ class Places:
     """Memory that recordings of all sizes use, one after the other."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, torch.dtype, int], Tensor] = {}
+        self._made: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def of(self, name: str, slots: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """(1, slots, width) that all who give this name, type and width share, as far as it reaches."""
-        key = (name, dtype, width)
-        if key not in self._made or self._made[key].shape[1] < slots:
-            self._made[key] = torch.zeros(1, 1 << (slots - 1).bit_length(), width, dtype=dtype, device=device)
-        return self._made[key][:, :slots].detach()
+        """(1, slots, width), contiguous, that all who give this name and type share, as far as it reaches.
+
+        Its strides are those of any tensor of the shape: compiled blocks would be compiled anew for others.
+        """
+        size, key = slots * width, (name, dtype)
+        if key not in self._made or self._made[key].numel() < size:
+            self._made[key] = torch.zeros(1 << (size - 1).bit_length(), dtype=dtype, device=device)
+        return self._made[key][:size].view(1, slots, width).detach()
 
 
 @dataclass(frozen=True)
@@ -198,6 +214,16 @@ class Passes:
     """The gradient that went in, made up."""
     downstream: Tensor | None
     weights: Mapping[nn.Parameter, Tensor]
+
+    @property
+    def size(self) -> float:
+        """Norm of the gradients of all weights."""
+        return math.sqrt(sum(float(one.double().square().sum()) for one in self.weights.values()))
+
+    @property
+    def is_finite(self) -> bool:
+        tensors = (self.out, *([] if self.downstream is None else [self.downstream]))
+        return math.isfinite(self.size) and all(bool(one.isfinite().all()) for one in tensors)
 
 
 def expected_of(run: Run, slots: Slots, trained: Sequence[nn.Parameter], tokens: int) -> Passes | None:

@@ -137,7 +137,7 @@ def _has_token_head(forward: Forward) -> bool:
 def _has_graphs(learner: Learner, step: int) -> bool:
     """Whether passes of blocks are recorded, as far as they can be."""
     graphs, packing, lender = learner.forward.graphs, learner.forward.packing, learner.forward.lender
-    if graphs is None or packing is None:
+    if graphs is None or packing is None or graphs.is_off:
         return False
     if isinstance(lender, BlockLender) and lender.start == packing.num_blocks:
         return False

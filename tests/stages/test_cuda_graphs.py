@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import BioGptConfig, BioGptForCausalLM, PreTrainedModel
 
 from chainft.stages import cuda_graphs, flash_rows, gates
 from chainft.stages.cuda_graphs import Graphs
@@ -52,6 +52,9 @@ class Tape:
 
         return again
 
+    def renew(self) -> None:
+        assert self.graphs is not None and not self.graphs.num_recorded, "memory of recordings that may be played"
+
     def recover(self) -> None:
         self.recovered += 1
 
@@ -85,7 +88,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(name: str, tape: Any = None) -> tuple[Packing, Graphs, Any]:
     """A model without dropout, its packing with recordings, and the tape."""
-    model = tiny_model(name)
+    model = biogpt() if name == "biogpt" else tiny_model(name)
     packing = packing_of(model)
     assert packing is not None
     drop(model, 0.0)
@@ -94,6 +97,14 @@ def made(name: str, tape: Any = None) -> tuple[Packing, Graphs, Any]:
     tape = tape or Tape()
     packing.graphs = tape.graphs = Graphs(model, tape, longest=LONGEST)
     return packing, packing.graphs, tape
+
+
+def biogpt() -> PreTrainedModel:
+    """A model that calls dropout as a function before its blocks."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = BioGptConfig(**sizes, intermediate_size=48, activation_dropout=0.0, hidden_dropout_prob=0.2)
+    return BioGptForCausalLM(config).eval()
 
 
 def drop(model: nn.Module, rate: float) -> None:
@@ -289,6 +300,65 @@ def test_not_a_number_does_not_stay() -> None:
     assert_same(gradients, taken(model))
 
 
+def test_a_batch_that_is_not_finite_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is recorded with the next one."""
+    packing, graphs, _ = made("bert:tokens")
+    model = packing.gates.model
+    weight = model.bert.embeddings.word_embeddings.weight
+    kept = weight.detach().clone()
+    for number in range(5):
+        with torch.no_grad():
+            weight.fill_(float("nan") if number == 1 else float("inf")) if number in (1, 2) else weight.copy_(kept)
+        passes(packing, LENGTHS[0])
+        assert graphs.num_recorded == (0 if number < 3 else 1)
+        model.zero_grad()
+    passes(packing, LENGTHS[0])
+    gradients = taken(model)
+    plainly(packing, LENGTHS[0])
+    assert_same(gradients, taken(model))
+    assert not caplog.records
+
+
+def test_a_trial_that_fails_leaves_the_gradients_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    packing, graphs, _ = made("bert:tokens")
+    model = packing.gates.model
+    for _ in range(2):
+        passes(packing, LENGTHS[0])
+    model.zero_grad()
+    read = np.zeros((5, 11), bool)
+    read[:, 0] = True
+    compared: list[int] = []
+
+    def full(*_: Any) -> bool:
+        compared.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cuda_graphs, "_close", full)
+    several: list[Any] = [None, read, read]
+    for rows in several:
+        passes(packing, LENGTHS[0], rows)
+    gradients = taken(model)
+    assert compared and graphs.is_off
+    for rows in several:
+        plainly(packing, LENGTHS[0], rows)
+    assert_same(gradients, taken(model))
+
+
+def test_what_is_recorded_lies_in_memory_as_what_ran_before() -> None:
+    """Compiled blocks would be compiled anew for other strides, in the midst of a recording."""
+    packing, _, _ = made("bert:tokens")
+    plainly(packing, LENGTHS[0])  # Finds out what it needs to know.
+    strides: list[tuple[int, ...]] = []
+    packing.gates.blocks.module(0).register_forward_pre_hook(
+        lambda _, arguments: strides.append(arguments[0].stride())
+    )
+    for lengths in (LENGTHS[0], LENGTHS[0], np.array([20] * 10), np.array([20] * 10)):
+        strides.clear()
+        passes(packing, lengths)
+        slots = slots_for(int(lengths.sum()))
+        assert {one[0] for one in strides} == {slots * 32}
+
+
 def test_weights_that_change_are_read_anew() -> None:
     packing, _, _ = made("bert:tokens")
     model = packing.gates.model
@@ -367,7 +437,7 @@ def test_where_it_cannot_be_recorded_blocks_run_as_they_are(
     assert len(caplog.records) == 1 and because in caplog.text and "more of it" not in caplog.text
 
 
-@pytest.mark.parametrize("name", ["bert:tokens", "gpt2:causal", "phi:causal", "gpt_neox:causal"])
+@pytest.mark.parametrize("name", ["bert:tokens", "gpt2:causal", "phi:causal", "gpt_neox:causal", "biogpt"])
 def test_a_recording_draws_no_random_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is recorded, the generator of a GPU cannot be set back."""
     packing, graphs, tape = made(name)

@@ -223,7 +223,8 @@ def what_is_recorded_can_be(config: RunConfig) -> Iterator[Problem]:
     for what, there in others.items():
         if there:
             message = f"train.cuda_graphs = true does not go with {what}"
-            yield Problem("contradiction", message, key="train.cuda_graphs", help="leave it away")
+            help_ = "set train.mixed_precision=bf16" if "mixed_precision" in what else "leave it away"
+            yield Problem("contradiction", message, key="train.cuda_graphs", help=help_)
 
 
 # Evaluation -----------------------------------------------------------------------------------------

@@ -54,12 +54,9 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         torch.clear_autocast_cache()  # Rounded weights in it would be those of now forever.
         try:
-            with (
-                torch.cuda.stream(
-                    torch.cuda.current_stream()
-                ),  # Where a recording breaks off, torch does not go back.
-                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-            ):
+            # Where a recording breaks off, torch does not go back to the stream of before.
+            before = torch.cuda.stream(torch.cuda.current_stream())
+            with before, torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 work()
         finally:
             torch.clear_autocast_cache()

@@ -6,7 +6,8 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import BioGptConfig, BioGptForCausalLM, PreTrainedModel
 from chainft.stages import cuda_graphs, flash_rows, gates
 from chainft.stages.cuda_graphs import Graphs
 from chainft.stages.packing import Packing, packing_of
-from chainft.stages.recording import ends_of, slots_for
+from chainft.stages.recording import CudaRecorder, ends_of, slots_for
 from tests.stages.architectures import tiny_model
 from tests.stages.test_packing import batch, loss
 
@@ -526,3 +527,35 @@ def test_the_memory_of_recordings_that_are_forgotten_is_free(monkeypatch: pytest
         assert graphs.is_off and filled[0]() is None
     finally:
         gc.enable()
+
+
+def test_the_recorder_of_a_gpu_does_in_order_what_torch_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a torch that only tells; on a GPU see `tests/train/test_gpu.py`."""
+    told: list[Any] = []
+
+    @contextmanager
+    def context(name: str, *arguments: Any, **options: Any) -> Iterator[None]:
+        told.append((name, *arguments, *options.items()))
+        yield
+        told.append(f"end {name}")
+
+    class Graph:
+        def replay(self) -> None:
+            told.append("play")
+
+    handles = iter("ab")
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "now")
+    monkeypatch.setattr(torch.cuda, "stream", lambda *arguments: context("stream", *arguments))
+    monkeypatch.setattr(torch.cuda, "graph", lambda _, **options: context("graph", **options))
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: told.append("clear"))
+    recorder = CudaRecorder()
+    play = recorder.record(lambda: told.append("work"))
+    stream, mode = ("stream", "now"), ("capture_error_mode", "thread_local")
+    inside = [stream, ("graph", ("pool", "a"), mode), "work", "end graph", "end stream"]
+    assert told == ["clear", *inside, "clear"]
+    play()
+    recorder.renew()
+    recorder.record(lambda: None)
+    assert told[len(inside) + 2 :][0] == "play" and ("graph", ("pool", "b"), mode) in told

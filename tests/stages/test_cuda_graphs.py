@@ -6,141 +6,34 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import BioGptConfig, BioGptForCausalLM, PreTrainedModel
+from torch import Tensor
 
-from chainft.stages import cuda_graphs, flash_rows, gates
-from chainft.stages.cuda_graphs import Graphs
-from chainft.stages.packing import Packing, packing_of
-from chainft.stages.recording import CudaRecorder, ends_of, slots_for
-from tests.stages.architectures import tiny_model
+from chainft.stages import cuda_graphs, gates
+from chainft.stages.recording import slots_for
+from tests.stages.tape import (
+    LENGTHS,
+    Tape,
+    assert_as_plain,
+    assert_same,
+    drop,
+    made,
+    passes,
+    plainly,
+    taken,
+    use_kernel,
+)
 from tests.stages.test_packing import batch, loss
-
-LONGEST = 20
-LENGTHS = (np.array([7, 3, 11, 3, 5]), np.array([2, 9, 9]), np.array([20, 1]))
-
-
-class Tape:
-    """Does work again as a CUDA graph would: on the same memory, and not yet while it is recorded."""
-
-    def __init__(self) -> None:
-        self.graphs: Graphs | None = None
-        self.played = 0
-        self.recovered = 0
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        assert self.graphs is not None
-        places = list(self.graphs._gradients.values())
-        kept = [one.clone() for one in places]
-        work()
-        for place, one in zip(places, kept, strict=True):
-            place.copy_(one)
-
-        def again() -> None:
-            self.played += 1
-            work()
-
-        return again
-
-    def renew(self) -> None:
-        assert self.graphs is not None and not self.graphs.num_recorded, "memory of recordings that may be played"
-
-    def recover(self) -> None:
-        self.recovered += 1
 
 
 @pytest.fixture(autouse=True)
 def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attention on the CPU that is called as the GPU's kernel is."""
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, **options: Any) -> Tensor:
-        times = query.shape[1] // key.shape[1]
-        key, value = (one.repeat_interleave(times, dim=1) for one in (key, value))
-        query_ends = options.get("query_ends")
-        found = []
-        for asked, there in zip(
-            pairwise((ends if query_ends is None else query_ends).tolist()), pairwise(ends.tolist()), strict=True
-        ):
-            assert there[1] - there[0] <= longest
-            if asked[0] == asked[1]:
-                continue
-            rows = (query[:, :, slice(*asked)], key[:, :, slice(*there)], value[:, :, slice(*there)])
-            found.append(
-                functional.scaled_dot_product_attention(
-                    *rows, is_causal=options["causal"], dropout_p=options["dropout_p"], scale=options["scale"]
-                )
-            )
-        return torch.cat(found, dim=2).transpose(1, 2)
-
-    monkeypatch.setattr(flash_rows, "attend", attend)
-    monkeypatch.setattr(flash_rows, "suits", lambda _: True)
-
-
-def made(name: str, tape: Any = None) -> tuple[Packing, Graphs, Any]:
-    """A model without dropout, its packing with recordings, and the tape."""
-    model = biogpt() if name == "biogpt" else tiny_model(name)
-    packing = packing_of(model)
-    assert packing is not None
-    drop(model, 0.0)
-    model.train()
-    packing.has_kernel = True
-    tape = tape or Tape()
-    packing.graphs = tape.graphs = Graphs(model, tape, longest=LONGEST)
-    return packing, packing.graphs, tape
-
-
-def biogpt() -> PreTrainedModel:
-    """A model that calls dropout as a function before its blocks."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = BioGptConfig(**sizes, intermediate_size=48, activation_dropout=0.0, hidden_dropout_prob=0.2)
-    return BioGptForCausalLM(config).eval()
-
-
-def drop(model: nn.Module, rate: float) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = rate
-
-
-def passes(packing: Packing, lengths: np.ndarray, read: np.ndarray | None = None) -> float:
-    """A loss, whose gradients are added to those that there are."""
-    inputs = batch(packing.gates.model, lengths)
-    found = loss(packing.run(inputs, lengths, read=read), inputs["attention_mask"])
-    found.backward()  # type: ignore[no-untyped-call]
-    return float(found.detach())
-
-
-def plainly(packing: Packing, lengths: np.ndarray, read: np.ndarray | None = None) -> float:
-    graphs, packing.graphs = packing.graphs, None
-    try:
-        return passes(packing, lengths, read)
-    finally:
-        packing.graphs = graphs
-
-
-def taken(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The gradients, which are then gone."""
-    found = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
-    model.zero_grad()
-    return found
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, one in found.items():
-        torch.testing.assert_close(one, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+    use_kernel(monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["bert:tokens", "roberta:classify", "llama:causal", "gpt2:causal", "albert:classify"])
@@ -202,15 +95,11 @@ def test_few_read_tokens_leave_the_last_block_as_it_is() -> None:
 
 def test_what_is_frozen_or_trained_later_is_another_recording() -> None:
     packing, graphs, _ = made("bert:tokens")
-    model = packing.gates.model
     block = packing.gates.blocks.module(0)
     for trained in (False, True):
         block.requires_grad_(trained)
         for lengths in [*LENGTHS, *LENGTHS]:
-            passes(packing, lengths)
-            gradients = taken(model)
-            plainly(packing, lengths)
-            assert_same(gradients, taken(model))
+            assert_as_plain(packing, lengths)
     kinds = {kind.weights for kind, _ in graphs._recordings}
     assert len(kinds) == 1 and all(trained for _, trained in kinds.pop()), "what was frozen does not come again"
 
@@ -229,27 +118,13 @@ def test_recordings_of_weights_that_were_frozen_make_room(monkeypatch: pytest.Mo
     assert graphs.num_recorded == 1 and tape.played == before + 2
 
 
-def test_received_states_without_a_gradient() -> None:
+@pytest.mark.parametrize("frozen", ["embeddings", "encoder"])
+def test_a_part_that_is_frozen(frozen: str) -> None:
+    """What comes in has no gradient, or the blocks have none."""
     packing, graphs, _ = made("bert:tokens")
-    model = packing.gates.model
-    model.bert.embeddings.requires_grad_(False)
+    packing.gates.model.bert.get_submodule(frozen).requires_grad_(False)
     for _ in range(3):
-        passes(packing, LENGTHS[0])
-        gradients = taken(model)
-        plainly(packing, LENGTHS[0])
-        assert_same(gradients, taken(model))
-    assert graphs.num_recorded == 1
-
-
-def test_frozen_blocks_above_embeddings_that_are_trained() -> None:
-    packing, graphs, _ = made("bert:tokens")
-    model = packing.gates.model
-    model.bert.encoder.requires_grad_(False)
-    for _ in range(3):
-        passes(packing, LENGTHS[0])
-        gradients = taken(model)
-        plainly(packing, LENGTHS[0])
-        assert_same(gradients, taken(model))
+        assert_as_plain(packing, LENGTHS[0])
     assert graphs.num_recorded == 1
 
 
@@ -295,10 +170,7 @@ def test_not_a_number_does_not_stay() -> None:
     model.zero_grad()
     with torch.no_grad():
         weight.copy_(kept)
-    passes(packing, np.array([7, 3, 5]))
-    gradients = taken(model)
-    plainly(packing, np.array([7, 3, 5]))
-    assert_same(gradients, taken(model))
+    assert_as_plain(packing, np.array([7, 3, 5]))
 
 
 def test_a_batch_that_is_not_finite_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -313,10 +185,7 @@ def test_a_batch_that_is_not_finite_shows_nothing(caplog: pytest.LogCaptureFixtu
         passes(packing, LENGTHS[0])
         assert graphs.num_recorded == (0 if number < 3 else 1)
         model.zero_grad()
-    passes(packing, LENGTHS[0])
-    gradients = taken(model)
-    plainly(packing, LENGTHS[0])
-    assert_same(gradients, taken(model))
+    assert_as_plain(packing, LENGTHS[0])
     assert not caplog.records
 
 
@@ -427,13 +296,9 @@ def test_where_it_cannot_be_recorded_blocks_run_as_they_are(
     kind: type[Tape], because: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     packing, graphs, tape = made("bert:tokens", kind())
-    model = packing.gates.model
     with caplog.at_level(logging.WARNING):
         for lengths in [LENGTHS[0], LENGTHS[0], np.array([20] * 10), np.array([20] * 10), LENGTHS[0]]:
-            passes(packing, lengths)
-            gradients = taken(model)
-            plainly(packing, lengths)
-            assert_same(gradients, taken(model))
+            assert_as_plain(packing, lengths)
     assert graphs.is_off and not graphs.num_recorded and tape.recovered == 1 and not graphs._gradients
     assert len(caplog.records) == 1 and because in caplog.text and "more of it" not in caplog.text
 
@@ -466,22 +331,6 @@ def test_a_recording_draws_no_random_numbers(name: str, monkeypatch: pytest.Monk
         found.append(passes(packing, LENGTHS[0]))
     assert graphs.num_recorded == 1
     assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-6)
-
-
-@given(st.lists(st.integers(1, LONGEST), min_size=1, max_size=80))
-def test_rows_of_filler_are_rows(lengths: list[int]) -> None:
-    tokens = sum(lengths)
-    slots = slots_for(tokens)
-    ends = ends_of(np.array(lengths), slots, LONGEST)
-    assert ends[: len(lengths) + 1].tolist() == [0, *np.cumsum(lengths).tolist()]
-    assert ends[-1] == slots >= tokens and len(ends) % 16 == 0
-    sizes = np.diff(ends)
-    assert sizes.min() >= 0 and sizes.max() <= LONGEST
-
-
-def test_sizes_are_few() -> None:
-    assert len({slots_for(tokens) for tokens in range(8192, 16384)}) == 17
-    assert all(tokens <= slots_for(tokens) <= tokens + max(127, tokens // 16) for tokens in range(1, 20000))
 
 
 def test_large_batches_run_as_they_are() -> None:
@@ -527,35 +376,3 @@ def test_the_memory_of_recordings_that_are_forgotten_is_free(monkeypatch: pytest
         assert graphs.is_off and filled[0]() is None
     finally:
         gc.enable()
-
-
-def test_the_recorder_of_a_gpu_does_in_order_what_torch_wants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a torch that only tells; on a GPU see `tests/train/test_gpu.py`."""
-    told: list[Any] = []
-
-    @contextmanager
-    def context(name: str, *arguments: Any, **options: Any) -> Iterator[None]:
-        told.append((name, *arguments, *options.items()))
-        yield
-        told.append(f"end {name}")
-
-    class Graph:
-        def replay(self) -> None:
-            told.append("play")
-
-    handles = iter("ab")
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "now")
-    monkeypatch.setattr(torch.cuda, "stream", lambda *arguments: context("stream", *arguments))
-    monkeypatch.setattr(torch.cuda, "graph", lambda _, **options: context("graph", **options))
-    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: told.append("clear"))
-    recorder = CudaRecorder()
-    play = recorder.record(lambda: told.append("work"))
-    stream, mode = ("stream", "now"), ("capture_error_mode", "thread_local")
-    inside = [stream, ("graph", ("pool", "a"), mode), "work", "end graph", "end stream"]
-    assert told == ["clear", *inside, "clear"]
-    play()
-    recorder.renew()
-    recorder.record(lambda: None)
-    assert told[len(inside) + 2 :][0] == "play" and ("graph", ("pool", "b"), mode) in told

@@ -84,6 +84,8 @@ class Graphs:
         self._gradients: dict[nn.Parameter, Tensor] = {}
         """Where their gradients are summed up, for recordings of all sizes."""
         self.is_off = False
+        self.is_idle = False
+        """Whether passes came that have nothing to train."""
         self.number = 0
         """Of the forward pass that was played last."""
 

@@ -157,7 +157,8 @@ class Packing:
             received = self._blocks(0, 0, None, packed, layout)
         blocks = [self.gates.blocks.module(block) for block in range(start, stop)]
         if not received.requires_grad and not any(one.requires_grad for block in blocks for one in block.parameters()):
-            return self._blocks(start, stop, received, packed, layout)  # There is no backward pass.
+            graphs.is_idle = True  # There is no backward pass.
+            return self._blocks(start, stop, received, packed, layout)
         longest = graphs.longest
 
         def run(hidden: Tensor, inputs: Mapping[str, Tensor], ends: Tensor) -> Tensor:

@@ -180,6 +180,11 @@ class Conduct:
         distinct = {id(parameter): parameter for part in parts for parameter in part.parameters.values()}
         self._later = [(distinct[key], share) for key, share in later.items()]
 
+    @property
+    def unfreezes(self) -> bool:
+        """Whether something is trained later that is frozen at first."""
+        return bool(self._later)
+
     def begin(self, step: int, total_steps: int) -> None:
         """Set modes and flags for the update after `step` updates; the model was put into training mode before."""
         self.set_modes()

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from chainft.config.run import RunConfig
-from chainft.infer.forward import BlockLender, Forward
+from chainft.errors import ConfigError
+from chainft.infer.forward import Forward
 from chainft.models.stage_models import stage_models
 from chainft.plan.pipeline_schedule import make_schedule
 from chainft.train.learner import Learner
@@ -62,7 +63,7 @@ def make_plan(
         "read_tokens_head": _has_token_head(learner.forward),
         "logits_in_loss": learner.forward.deferred is not None,
         "compiled": learner.compiled is not None,
-        "cuda_graphs": _has_graphs(learner, min(from_step, course.total_steps - 1)),
+        "cuda_graphs": _has_graphs(config, learner),
         "micro_batches_per_step": len(learner.micro_batches_of(min(from_step, course.total_steps - 1))),
         "steps": course.total_steps,
         "from_step": from_step,
@@ -134,14 +135,20 @@ def _has_token_head(forward: Forward) -> bool:
     return forward.reads is not None and forward.packing is not None and forward.packing.has_token_head
 
 
-def _has_graphs(learner: Learner, step: int) -> bool:
-    """Whether passes of blocks are recorded, as far as they can be."""
-    graphs, packing, lender = learner.forward.graphs, learner.forward.packing, learner.forward.lender
-    if graphs is None or packing is None or graphs.is_off:
-        return False
-    if isinstance(lender, BlockLender) and lender.start == packing.num_blocks:
-        return False
-    return any(int(batch.lengths.sum()) <= graphs.most for batch in learner.micro_batches_of(step))
+def _has_graphs(config: RunConfig, learner: Learner) -> bool:
+    """Whether passes of the rehearsal were recorded. Raises ConfigError where `train.cuda_graphs=true` has no effect."""
+    graphs = learner.forward.graphs
+    if graphs is None or graphs.num_recorded:
+        return graphs is not None
+    thaws = learner.conduct is not None and learner.conduct.unfreezes
+    if config.train.cuda_graphs is True and graphs.is_idle and not thaws:
+        raise ConfigError(
+            "train.cuda_graphs = true has no effect: no block is trained, nor anything before them",
+            slug="no-effect",
+            key="train.cuda_graphs",
+            help="leave it away",
+        )
+    return False
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:

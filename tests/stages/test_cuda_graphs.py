@@ -141,7 +141,7 @@ def test_blocks_that_train_nothing_run_once_and_as_they_are(caplog: pytest.LogCa
         torch.manual_seed(0)
         found.append(passes(packing, LENGTHS[0]))
     assert len(calls) == 3 and found == found[:1] * 3
-    assert not graphs.num_recorded and not graphs.is_off and not caplog.records
+    assert not graphs.num_recorded and not graphs.is_off and graphs.is_idle and not caplog.records
 
 
 def test_only_training_is_played() -> None:

@@ -25,6 +25,7 @@ from chainft.stages.compiled import Compiled
 from chainft.stages.precision import set_hidden_dtype
 from chainft.train import compiling
 from chainft.train.compiling import find_graphs
+from chainft.train.plan import _has_graphs
 from chainft.train.session import run_training
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has its own tests: test_gpu.py")
@@ -138,6 +139,22 @@ def test_recording_is_refused_on_a_cpu(train: Train) -> None:
     assert not train("train.mixed_precision=bf16")["plan"]["cuda_graphs"]
     with pytest.raises(ConfigError, match=r"train\.cuda_graphs = true is not possible: it is for CUDA GPUs"):
         train("train.mixed_precision=bf16", "train.cuda_graphs=true", name="recorded")
+
+
+def test_the_plan_tells_what_the_rehearsal_recorded() -> None:
+    def told(graphs: Any, conduct: Any = None, **train: Any) -> bool:
+        config = parse_run({"task": {"name": "ner"}, "data": {"name": "jsonl"}, "train": train})
+        learner: Any = SimpleNamespace(forward=SimpleNamespace(graphs=graphs), conduct=conduct)
+        return _has_graphs(config, learner)
+
+    wanted = {"cuda_graphs": True, "mixed_precision": "bf16"}
+    idle = SimpleNamespace(num_recorded=0, is_idle=True)
+    assert not told(None) and not told(idle) and not told(SimpleNamespace(num_recorded=0, is_idle=False), **wanted)
+    assert told(SimpleNamespace(num_recorded=2, is_idle=True), **wanted)
+    assert not told(idle, SimpleNamespace(unfreezes=True), **wanted)
+    for conduct in (None, SimpleNamespace(unfreezes=False)):
+        with pytest.raises(ConfigError, match=r"cuda_graphs = true has no effect: no block is trained"):
+            told(idle, conduct, **wanted)
 
 
 def test_small_batches_are_recorded_and_where_it_is_wanted_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,9 @@ _BROKEN = (
     "DistBackendError",
 )
 """Words in errors of exchanges whose other side is gone."""
-_SPEECHLESS = "died without a word: killed, or crashed in native code"
+_SPEECHLESS = "died without a word: killed, or ended from within"
+_CRASH = "Fatal Python error: "
+"""How faulthandler begins what it writes of a process that a signal ends."""
 _HINTS: Mapping[int, str] = {
     signal.SIGABRT: " (NCCL does so where another process does not answer within launch.timeout_s: see its log)",
 }
@@ -50,7 +52,23 @@ class Outcome:
     exit_code: int = 0
     problems: tuple[Problem, ...] = ()
     trace: str | None = None
-    """Traceback of an error that is none of the user's."""
+    """Traceback of an error that is none of the user's, or the stacks of a crash."""
+
+    @property
+    def reason(self) -> str:
+        """What ended a process of which there is a trace."""
+        lines = (self.trace or "").splitlines() or [""]
+        if not self.has_crashed:
+            return f"failed: {lines[-1]}"
+        what = lines[0].removeprefix(_CRASH)
+        # An abort of NCCL comes from a thread of its own, of which Python knows nothing.
+        hint = _HINTS[signal.SIGABRT] if what == "Aborted" and "Current thread" not in str(self.trace) else ""
+        return f"crashed in native code: {what}{hint}"
+
+    @property
+    def has_crashed(self) -> bool:
+        """Whether a fault of native code ended it, so that it could say nothing but where it was."""
+        return (self.trace or "").startswith(_CRASH)
 
     @property
     def error(self) -> ChainftError | None:
@@ -63,7 +81,7 @@ class Outcome:
     @property
     def is_consequence(self) -> bool:
         """Whether an exchange broke off: another process is to blame."""
-        return self.trace is not None and any(word in self.trace.splitlines()[-1] for word in _BROKEN)
+        return self.trace is not None and not self.has_crashed and any(word in self.reason for word in _BROKEN)
 
     @property
     def is_stop(self) -> bool:
@@ -87,6 +105,16 @@ def outcome_file(exchange: Path, rank: int) -> Path:
 def process_file(exchange: Path, rank: int) -> Path:
     """Where a worker leaves its process id."""
     return exchange / f"rank_{rank}.pid"
+
+
+def crash_file(exchange: Path, rank: int) -> Path:
+    """Where a worker leaves its stacks when it crashes; empty until then."""
+    return exchange / f"rank_{rank}.crash"
+
+
+def stacks_file(run: Path, rank: int) -> Path:
+    """Where stands, for the user, what a worker did when it crashed or hung."""
+    return run / f"stacks_rank_{rank}.txt"
 
 
 def request_file(exchange: Path) -> Path:
@@ -115,8 +143,15 @@ def write_outcome(exchange: Path, rank: int, error: BaseException | None) -> Non
 
 
 def read_outcomes(exchange: Path) -> dict[int, Outcome]:
-    """The outcomes of the workers that left one, by rank."""
+    """The outcomes of the workers that left one, by rank, and of those that crashed."""
     found = {}
+    for path in exchange.glob("rank_*.crash"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if text.startswith(_CRASH):
+            rank = int(path.stem.removeprefix("rank_"))
+            lines = [line for line in text.splitlines() if not line.startswith("Extension modules")]
+            trace = "\n".join(lines).rstrip()
+            found[rank] = Outcome(rank, path.stat().st_mtime, DistributedError.exit_code, trace=trace)
     for path in exchange.glob("rank_*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         record["problems"] = tuple(Problem(**problem) for problem in record["problems"])
@@ -165,15 +200,23 @@ def _told(outcome: Outcome, config: RunConfig) -> Failure:
         kinds = {kind.exit_code: kind for kind in ChainftError.__subclasses__()}
         problems = named if repeatable else outcome.problems
         return Failure(kinds.get(outcome.exit_code, DistributedError).of(problems), is_repeatable=repeatable)
-    last = (outcome.trace or "").splitlines()[-1]
-    return Failure(_died(outcome.rank, f"failed: {last}", config, trace=outcome.trace), is_repeatable=True)
+    if outcome.has_crashed:
+        with suppress(OSError):
+            stacks_file(Path(str(config.run)), outcome.rank).write_text(f"{outcome.trace}\n", encoding="utf-8")
+    return Failure(_died(outcome.rank, outcome.reason, config, trace=outcome.trace), is_repeatable=True)
 
 
 def _died(rank: int, what: str, config: RunConfig, *, trace: str | None = None) -> DistributedError:
     folder = RunFolder(Path(str(config.run)))
     step = _last_step(folder)
+    stacks = stacks_file(folder.path, rank)
+    told = [
+        f"rank {rank} of {config.launch.num_processes} {what}",
+        f"the last whole step is {step}" if step else "",
+        f"its stacks are in {stacks.name}" if stacks.is_file() else "",
+    ]
     error = DistributedError(
-        f"rank {rank} of {config.launch.num_processes} {what}" + (f"; the last whole step is {step}" if step else ""),
+        "; ".join(filter(None, told)),
         slug="rank-failed",
         where=str(folder.path),
         key="launch",

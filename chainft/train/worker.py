@@ -6,8 +6,8 @@ import faulthandler
 import os
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
@@ -18,10 +18,12 @@ import torch
 from chainft.config.compose import Composed
 from chainft.errors import ChainftError, DistributedError, Interrupted, Stopped
 from chainft.train.outcomes import (
+    crash_file,
     outcome_file,
     process_file,
     read_outcomes,
     request_file,
+    stacks_file,
     started_here,
     write_outcome,
 )
@@ -64,14 +66,26 @@ def work(composed: Composed, exchange: str, around: Surroundings) -> None:
     folder = Path(exchange)
     os.setsid()  # The terminal's Ctrl-C reaches the workers once, through the parent.
     _share_cores(int(os.environ["LOCAL_WORLD_SIZE"]))
-    with StopRequest(Path(str(composed.config.run))) as stop:
+    run = Path(str(composed.config.run))
+    with suppress(OSError):
+        stacks_file(run, rank).unlink()  # Of an attempt before.
+    with _leaving_stacks(crash_file(folder, rank)), StopRequest(run) as stop:
         process_file(folder, rank).write_text(str(os.getpid()))
         if request_file(folder).is_file():
             stop.request(Signals(int(request_file(folder).read_text() or SIGTERM)))
-        Thread(
-            target=_watch, args=(folder, rank, Path(str(composed.config.run)), stop, around.process), daemon=True
-        ).start()
+        Thread(target=_watch, args=(folder, rank, run, stop, around.process), daemon=True).start()
         _train(composed, folder, rank)
+
+
+@contextmanager
+def _leaving_stacks(path: Path) -> Iterator[None]:
+    """If native code crashes within, the stacks of all threads are in the file."""
+    with path.open("w") as stream:
+        faulthandler.enable(stream)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
 
 
 def _train(composed: Composed, folder: Path, rank: int) -> None:
@@ -105,7 +119,7 @@ def _watch(exchange: Path, rank: int, run: Path, stop: StopRequest, launcher: in
     time.sleep(_GRACE_S)
     if outcome_file(exchange, rank).is_file():
         return  # It has ended; the launcher lets such processes wait for the others.
-    with suppress(OSError), (run / f"stacks_rank_{rank}.txt").open("w", encoding="utf-8") as stream:
+    with suppress(OSError), stacks_file(run, rank).open("w", encoding="utf-8") as stream:
         faulthandler.dump_traceback(stream, all_threads=True)
     if vanished:
         write_outcome(exchange, rank, ConnectionError(f"rank {vanished[0]} is not there any more"))

@@ -35,6 +35,7 @@ from tests.train.same_runs import Train, assert_same_runs
             "kill@step=9,phase=forward,rank=0",
             "rank 0 of 2 (was killed by SIGKILL|died without a word.*); the last whole step is 8",
         ),
+        ("abort@step=9,phase=forward,rank=1", "rank 1 of 2 crashed in native code: Aborted; the last whole step is 8"),
         ("raise@step=9,phase=backward,rank=1", "rank 1 of 2 failed: chainft.train.faults.InjectedError"),
         ("sleep@step=9,phase=forward,rank=1,seconds=600", "rank 1 of 2 did not answer within launch.timeout_s = 8 s"),
     ],
@@ -50,7 +51,10 @@ def test_a_process_that_fails_ends_the_run_with_its_rank(
     assert re.search(told, caught.value.render())
     assert "resume=true" in caught.value.render()
     assert time.monotonic() - start < 240  # Far below what the process would sleep, whatever else the machine does.
-    if what.startswith("sleep"):
+    if what.startswith("abort"):
+        assert "Current thread" in (tmp_path / "run" / "stacks_rank_1.txt").read_text(encoding="utf-8")
+    if what.startswith(("abort", "sleep")):
+        assert "its stacks are in stacks_rank_1.txt" in caught.value.render()
         assert "faults.py" in (tmp_path / "run" / "stacks_rank_1.txt").read_text(encoding="utf-8")
     found = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
     assert found is not None and found.step == 6

@@ -12,7 +12,7 @@ from chainft.config.launch import LaunchConfig
 from chainft.config.rules import parse_run
 from chainft.config.run import RunConfig
 from chainft.errors import Interrupted, Stopped
-from chainft.train.outcomes import first_cause, read_outcomes, write_outcome
+from chainft.train.outcomes import crash_file, first_cause, read_outcomes, write_outcome
 
 
 @pytest.fixture
@@ -51,3 +51,19 @@ def test_a_second_interrupt_is_no_failure(config: RunConfig, tmp_path: Path) -> 
 
 def test_an_abort_of_nccl_is_explained(config: RunConfig) -> None:
     assert "NCCL" in first_cause({}, config, reported=(0, -signal.SIGABRT)).error.render()
+
+
+@pytest.mark.parametrize(("thread", "is_explained"), [("Thread 0x01", True), ("Current thread 0x01", False)])
+def test_a_crash_is_told_with_its_stacks(config: RunConfig, tmp_path: Path, thread: str, is_explained: bool) -> None:
+    """Also where others noticed before; an abort within Python's own threads is none of NCCL's."""
+    for rank in (0, 1):
+        write_outcome(tmp_path, rank, ConnectionError("closed by peer"))
+    stacks = f'{thread} (most recent call first):\n  File "a.py", line 1 in Connection'
+    crash_file(tmp_path, 2).write_text(
+        f"Fatal Python error: Aborted\n\n{stacks}\n\nExtension modules: a, b (total: 2)\n"
+    )
+    crash_file(tmp_path, 3).touch()  # It goes on.
+    error = first_cause(read_outcomes(tmp_path), config, reported=(0, 1)).error
+    assert "rank 2 of 4 crashed in native code: Aborted" in error.render()
+    assert ("NCCL" in error.render()) == is_explained
+    assert error.__notes__ == [f"Fatal Python error: Aborted\n\n{stacks}"]

@@ -78,7 +78,8 @@ def _commit() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    command = ("git", "-c", "core.fsmonitor=false", *arguments)
+    # Without a lock of the index: stopped while it has one, git would leave it to the user.
+    command = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 import socket
 import subprocess
@@ -57,6 +58,10 @@ def test_commit_is_that_of_the_current_folder(tmp_path: Path, monkeypatch: pytes
     facts = environment_facts()
     assert re.fullmatch(r"[0-9a-f]{40}", facts["git_commit"])
     assert facts["git_changed"] is False
+    os.utime(tmp_path / "a", (1, 1))  # A `git status` of a user's would now write the index anew.
+    index = (tmp_path / ".git" / "index").read_bytes()
+    assert environment_facts()["git_changed"] is False
+    assert (tmp_path / ".git" / "index").read_bytes() == index
     (tmp_path / "a").write_text("2", encoding="utf-8")
     assert environment_facts()["git_changed"] is True
 

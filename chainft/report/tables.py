@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -20,6 +20,8 @@ MOST_ROWS = 30
 SHORT_ROWS = 8
 """How many of each remain."""
 _LEAST_NAME = 14
+_BETWEEN = 3
+"""Cells between two columns: their padding and what `rich` draws between them."""
 _AVERAGE = re.compile(r"(micro|macro|weighted|samples|all)([ _-](avg|average|mean|f1))?|accuracy|average|total")
 
 Row = tuple[str | float | int | None, ...]
@@ -73,24 +75,33 @@ def _ends(table: Table, ranked: Sequence[Row], averages: Sequence[Row]) -> tuple
 def render(table: Table, console: Console) -> RenderableType:
     """The table as it fits the console: whole, with folded names, or stacked."""
     cells = [[number(cell) if cell != "" else "" for cell in row] for row in table.rows]
-    widths = [
-        max([cell_len(printable(column)), *(cell_len(row[index]) for row in cells)])
-        for index, column in enumerate(table.columns)
-    ]
-    others = sum(width + 2 for width in widths[1:]) + 2
     title = Text(printable(table.title), style="bold")
+    widths = _widths(table.columns, cells)
+    if _total(widths) > console.width:  # Then columns are as wide as a word of their heads.
+        widths = [widths[0], *_widths(table.columns, cells, wrapped=True)[1:]]
+    others = _total([0, *widths[1:]])
     if others + min(widths[0], _LEAST_NAME) > console.width:
         return Group(title, *_stacked(table.columns, cells, console.width))
-    return Group(title, _side_by_side(table, cells, name_width=max(1, min(widths[0], console.width - others))))
+    return Group(title, _side_by_side(table, cells, [max(1, min(widths[0], console.width - others)), *widths[1:]]))
 
 
-def _side_by_side(table: Table, cells: Sequence[Sequence[str]], *, name_width: int) -> RichTable:
+def _widths(columns: Sequence[str], cells: Sequence[Sequence[str]], *, wrapped: bool = False) -> list[int]:
+    """Cells that each column takes; `wrapped`: with every word of its head on a line of its own."""
+    heads = [printable(column).split() if wrapped else [printable(column)] for column in columns]
+    return [
+        max(cell_len(one) for one in (*head, *(row[index] for row in cells), "")) for index, head in enumerate(heads)
+    ]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + _BETWEEN * (len(widths) - 1)
+
+
+def _side_by_side(table: Table, cells: Sequence[Sequence[str]], widths: Sequence[int]) -> RichTable:
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="")
-    for index, column in enumerate(table.columns):
-        if index == 0:
-            grid.add_column(Text(printable(column)), overflow="fold", width=name_width)
-        else:
-            grid.add_column(Text(printable(column)), justify="right", no_wrap=True)
+    for index, (column, width) in enumerate(zip(table.columns, widths, strict=True)):
+        justify: JustifyMethod = "right" if index else "left"
+        grid.add_column(Text(printable(column)), justify=justify, overflow="fold", width=width, vertical="bottom")
     averages = len(split_rows(table).averages)
     for index, row in enumerate(cells):
         last_class = averages > 0 and index == len(cells) - averages - 1

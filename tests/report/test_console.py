@@ -20,6 +20,8 @@ from chainft.report.console import (
     print_plan,
     print_results,
 )
+from chainft.report.tables import render
+from chainft.tasks.base import Table
 
 WIDTHS = (60, 80, 160)
 
@@ -121,6 +123,19 @@ def test_narrow_terminal_stacks_values_and_loses_none(classify_sample):
     print_results(classify_sample.files["all_results.json"], console=target)
     assert "before 0.0874" in shown(target) and "after 0.8740" in shown(target)
     assert "…" not in shown(target)
+
+
+def test_no_number_is_cut_whatever_stands_beside_it():
+    names = ("balance_not_updated_after_bank_transfer", "card")
+    columns = ("label", "precision", "recall", "F1", "gold texts", "predicted texts")
+    table = Table("Texts by label", columns, tuple((name, 0.1234, 0.5678, 0.9012, 4321, 8765) for name in names))
+    for width in range(25, 130):
+        target = console(width)
+        target.print(render(table, target))
+        text = shown(target)
+        assert max(cell_len(line) for line in text.splitlines()) <= width
+        for number in ("0.1234", "0.5678", "0.9012", "4,321", "8,765", "precision", "predicted"):
+            assert text.count(number) >= (2 if number[0].isdigit() else 1), (width, number)
 
 
 def test_without_test_examples_validation_is_shown(ner_sample):

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -82,10 +83,14 @@ class Forward:
         """Recordings of passes in training; None: none are made."""
         return None if self.packing is None else self.packing.graphs
 
-    def forget(self) -> None:
-        """Let go of the recordings and of their memory."""
-        if self.graphs is not None:
-            self.graphs.forget()
+    def make_room(self) -> bool:
+        """Give back memory that is only kept; whether recordings had some, of which no more are made then."""
+        graphs = self.graphs
+        has_recorded = graphs is not None and graphs.num_recorded > 0
+        if graphs is not None and has_recorded:
+            graphs.stop("the memory is full")
+        torch.cuda.empty_cache()  # Nothing where CUDA is not in use.
+        return has_recorded
 
     def __call__(self, batch: Batch) -> Any:
         """The model's output for the batch."""

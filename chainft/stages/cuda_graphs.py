@@ -48,6 +48,10 @@ _FLOOR = 0.02
 """Share of the size of all gradients that is added to that of one: some biases have gradients that are all rounding."""
 
 
+_MOST_UNSHOWN = 3
+"""Trials of a kind that are not finite; more would take time for nothing."""
+
+
 @dataclass(frozen=True)
 class _Kind:
     """What a recording depends on beside the sizes: weights that are somewhere else or frozen are another kind."""
@@ -80,6 +84,8 @@ class Graphs:
         self._recordings: dict[tuple[_Kind, _Size], Recording] = {}
         self._known: dict[_Kind, Known | None] = {}
         """What was found out; None: nothing is trained."""
+        self._unshown: Counter[_Kind] = Counter()
+        """Trials that showed nothing."""
         self._places = Places()
         self._gradients: dict[nn.Parameter, Tensor] = {}
         """Where their gradients are summed up, for recordings of all sizes."""
@@ -137,11 +143,19 @@ class Graphs:
         if fresh:
             torch._foreach_zero_(fresh)
 
-    def forget(self) -> None:
-        """Let go of all recordings and of their memory."""
+    def stop(self, because: str) -> None:
+        """Let go of all recordings and of their memory, make none any more, and tell the user."""
         self._recordings.clear()
         self._gradients.clear()
+        self._known.clear()
         self._places = Places()
+        self.number += 1
+        self.is_off = True
+        logger.warning(
+            "blocks run without CUDA graphs, which takes longer for small batches: %s (train.cuda_graphs=false does not "
+            "try)",
+            because,
+        )
 
     def _record(
         self, kind: _Kind, size: _Size, run: Run, hidden: Tensor, inputs: Mapping[str, Tensor], ends: np.ndarray
@@ -169,16 +183,9 @@ class Graphs:
             # Leave the handler first: its traceback holds the tensors that filled the memory.
         finally:
             random.restore()
-        self.forget()
-        self._known.clear()
-        self.is_off = True
+        self.stop(because)
         self._recorder.recover()
         random.restore()
-        logger.warning(
-            "blocks run without CUDA graphs, which takes longer for small batches: %s (train.cuda_graphs=false does not "
-            "try)",
-            because,
-        )
         return None
 
     def _tried(
@@ -188,9 +195,11 @@ class Graphs:
         expected = None
         if kind not in self._known:
             trained = [one for one in self._parameters if one.requires_grad]
-            expected = expected_of(run, slots, trained, tokens)
+            with self._recorder.alert():
+                expected = expected_of(run, slots, trained, tokens)
             if expected is not None and not expected.is_finite:
-                return None, None
+                self._unshown[kind] += 1
+                return None, "a trial gives no finite numbers" if self._unshown[kind] == _MOST_UNSHOWN else None
             self._known[kind] = None if expected is None else Known(list(expected.weights), expected.out.dtype)
         known = self._known[kind]
         if known is None:

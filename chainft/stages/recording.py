@@ -6,7 +6,9 @@ Letters: B rows, T tokens of all rows, S slots (T rounded up), D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +42,11 @@ class Recorder(Protocol):
         """Make the device usable again after an error."""
         ...
 
+    def alert(self) -> AbstractContextManager[None]:
+        """Within, work that waits for the device raises RuntimeError: recording it would break off, which leaves torch's
+        memory in disorder."""
+        ...
+
 
 class CudaRecorder:
     """Records CUDA graphs, all of which share their memory: of one pass is nothing left when the next begins."""
@@ -67,6 +74,21 @@ class CudaRecorder:
         """A recording that broke off leaves the generator of random numbers in it; one that ends takes it out."""
         with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
             torch.zeros(1, device="cuda")
+
+    @contextmanager
+    def alert(self) -> Iterator[None]:
+        before = torch.cuda.get_sync_debug_mode()
+        _set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            _set_sync_debug_mode(before)
+
+
+def _set_sync_debug_mode(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # That it does not find all that waits.
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def slots_for(tokens: int) -> int:
@@ -233,13 +255,16 @@ def expected_of(run: Run, slots: Slots, trained: Sequence[nn.Parameter], tokens:
         return None
     upstream = torch.arange(out.numel(), device=out.device).double().sin().view_as(out).to(out.dtype)
     upstream[:, tokens:] = 0.0
-    found = _differentiate(out, [*([hidden] if hidden.requires_grad else []), *trained], upstream)
+    found = _differentiate(out, [*([hidden] if hidden.requires_grad else []), *trained], upstream, allow_unused=True)
     downstream = found.pop(0) if hidden.requires_grad else None
     weights = {one: gradient for one, gradient in zip(trained, found, strict=True) if gradient is not None}
     return Passes(out.detach(), upstream, downstream, weights)
 
 
-def _differentiate(out: Tensor, wanted: Sequence[Tensor], upstream: Tensor) -> list[Any]:
-    """A gradient for each, None where it has none; in the types that the forward pass had, as all backward passes."""
+def _differentiate(
+    out: Tensor, wanted: Sequence[Tensor], upstream: Tensor, *, allow_unused: bool = False
+) -> list[Any]:
+    """A gradient for each, None where it has none and that is allowed; in the types that the forward pass had, as all
+    backward passes."""
     with torch.autocast(out.device.type, enabled=False):
-        return list(torch.autograd.grad(out, wanted, upstream, allow_unused=True))
+        return list(torch.autograd.grad(out, wanted, upstream, allow_unused=allow_unused))

@@ -381,6 +381,8 @@ class Learner:
         )
 
     def _halve_micro_batch(self, step: int) -> None:
+        if self.forward.make_room():
+            return
         if self.max_rows == 1:
             raise MemoryError_(
                 f"out of memory at step {step + 1} with one example at a time",
@@ -390,8 +392,6 @@ class Learner:
             )
         most = max(map(len, self._shares(self.rows_of(step))))
         self.max_rows = max(1, min(self.max_rows, most) // 2)
-        self.forward.forget()
-        torch.cuda.empty_cache()  # Nothing where CUDA is not in use.
         logger.warning(
             "out of memory at step %d: going on with at most %d examples at a time, the same batch of %d",
             step + 1,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,15 @@ class Tape:
         self.graphs: Graphs | None = None
         self.played = 0
         self.recovered = 0
+        self.is_alert = False
+
+    @contextmanager
+    def alert(self) -> Iterator[None]:
+        self.is_alert = True
+        try:
+            yield
+        finally:
+            self.is_alert = False
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         assert self.graphs is not None

@@ -3,22 +3,16 @@ which is tried in `tests/train/test_gpu.py`."""
 
 from __future__ import annotations
 
-import gc
-import logging
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from chainft.stages import cuda_graphs, gates
 from chainft.stages.recording import slots_for
 from tests.stages.tape import (
     LENGTHS,
-    Tape,
     assert_as_plain,
     assert_same,
     drop,
@@ -173,47 +167,6 @@ def test_not_a_number_does_not_stay() -> None:
     assert_as_plain(packing, np.array([7, 3, 5]))
 
 
-def test_a_batch_that_is_not_finite_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """It is recorded with the next one."""
-    packing, graphs, _ = made("bert:tokens")
-    model = packing.gates.model
-    weight = model.bert.embeddings.word_embeddings.weight
-    kept = weight.detach().clone()
-    for number in range(5):
-        with torch.no_grad():
-            weight.fill_(float("nan") if number == 1 else float("inf")) if number in (1, 2) else weight.copy_(kept)
-        passes(packing, LENGTHS[0])
-        assert graphs.num_recorded == (0 if number < 3 else 1)
-        model.zero_grad()
-    assert_as_plain(packing, LENGTHS[0])
-    assert not caplog.records
-
-
-def test_a_trial_that_fails_leaves_the_gradients_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    packing, graphs, _ = made("bert:tokens")
-    model = packing.gates.model
-    for _ in range(2):
-        passes(packing, LENGTHS[0])
-    model.zero_grad()
-    read = np.zeros((5, 11), bool)
-    read[:, 0] = True
-    compared: list[int] = []
-
-    def full(*_: Any) -> bool:
-        compared.append(1)
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(cuda_graphs, "_close", full)
-    several: list[Any] = [None, read, read]
-    for rows in several:
-        passes(packing, LENGTHS[0], rows)
-    gradients = taken(model)
-    assert compared and graphs.is_off
-    for rows in several:
-        plainly(packing, LENGTHS[0], rows)
-    assert_same(gradients, taken(model))
-
-
 def test_what_is_recorded_lies_in_memory_as_what_ran_before() -> None:
     """Compiled blocks would be compiled anew for other strides, in the midst of a recording."""
     packing, _, _ = made("bert:tokens")
@@ -252,55 +205,11 @@ def test_two_forward_passes_before_a_backward_pass_are_refused() -> None:
     second.backward()  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="ran again"):
         first.backward()  # type: ignore[no-untyped-call]
-
-
-class Broken(Tape):
-    """Fails at its third recording."""
-
-    count = 0
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        self.count += 1
-        if self.count == 3:
-            raise RuntimeError("operation not permitted\nmore of it")
-        return super().record(work)
-
-
-class Stale(Tape):
-    """Always gives what it gave while it was recorded, as with weights rounded before."""
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        super().record(work)
-        return lambda: None
-
-
-class Forgetful(Tape):
-    """Leaves out the gradient of one small parameter."""
-
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        again = super().record(work)
-        assert self.graphs is not None
-        places = {tuple(weight.shape): place for weight, place in self.graphs._gradients.items()}
-
-        def without() -> None:
-            again()
-            places[(32,)].zero_()
-
-        return without
-
-
-@pytest.mark.parametrize(
-    ("kind", "because"), [(Broken, "not permitted"), (Stale, "other numbers"), (Forgetful, "other numbers")]
-)
-def test_where_it_cannot_be_recorded_blocks_run_as_they_are(
-    kind: type[Tape], because: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    packing, graphs, tape = made("bert:tokens", kind())
-    with caplog.at_level(logging.WARNING):
-        for lengths in [LENGTHS[0], LENGTHS[0], np.array([20] * 10), np.array([20] * 10), LENGTHS[0]]:
-            assert_as_plain(packing, lengths)
-    assert graphs.is_off and not graphs.num_recorded and tape.recovered == 1 and not graphs._gradients
-    assert len(caplog.records) == 1 and because in caplog.text and "more of it" not in caplog.text
+    third = loss(packing.run(inputs, LENGTHS[0]), inputs["attention_mask"])
+    assert packing.graphs is not None
+    packing.graphs.stop("the memory is full")
+    with pytest.raises(RuntimeError, match="ran again"):
+        third.backward()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("name", ["bert:tokens", "gpt2:causal", "phi:causal", "gpt_neox:causal", "biogpt"])
@@ -354,25 +263,3 @@ def test_recordings_share_their_memory() -> None:
     for name in ("out", "upstream", "downstream"):
         assert getattr(one, name).data_ptr() == getattr(other, name).data_ptr()
     assert one.slots.hidden.data_ptr() == other.slots.hidden.data_ptr()
-
-
-def test_the_memory_of_recordings_that_are_forgotten_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it became full while one was made: nothing may wait for the collector of garbage."""
-    packing, graphs, tape = made("bert:tokens")
-    packing.gates.model.train()
-    filled: list[weakref.ref[Tensor]] = []
-
-    def full(work: Callable[[], None]) -> Callable[[], None]:
-        large = torch.zeros(1000)
-        filled.append(weakref.ref(large))
-        raise torch.OutOfMemoryError("CUDA out of memory" + str(large.sum()))
-
-    monkeypatch.setattr(tape, "record", full)
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(2):
-            passes(packing, LENGTHS[0])
-        assert graphs.is_off and filled[0]() is None
-    finally:
-        gc.enable()

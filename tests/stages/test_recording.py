@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -63,3 +64,19 @@ def test_the_recorder_of_a_gpu_does_in_order_what_torch_wants(monkeypatch: pytes
     recorder.renew()
     recorder.record(lambda: None)
     assert told[len(inside) + 2 :][0] == "play" and ("graph", ("pool", "b"), mode) in told
+
+
+def test_who_waits_for_a_gpu_is_found_only_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[Any] = [1]
+
+    def set_mode(mode: int | str) -> None:
+        warnings.warn("a prototype", UserWarning, stacklevel=1)
+        modes.append(mode)
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    with pytest.raises(RuntimeError, match="waits"), CudaRecorder().alert():
+        assert modes == [1, "error"]
+        raise RuntimeError("waits")
+    assert modes == [1, "error", 1]

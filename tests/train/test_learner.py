@@ -188,6 +188,16 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient() -> None:
     torch.testing.assert_close(weights(tight), weights(smooth), rtol=1e-5, atol=1e-7)
 
 
+def test_out_of_memory_beside_recordings_costs_those_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fault 30"""
+    ours = learner()
+    ours.plain_model.register_forward_pre_hook(failing(1, lambda: torch.OutOfMemoryError("full")), with_kwargs=True)
+    monkeypatch.setattr(ours.forward, "make_room", lambda: True)
+    before = ours.max_rows
+    assert ours.update(0).loss == pytest.approx(learner().update(0).loss, rel=1e-6)
+    assert ours.max_rows == before
+
+
 def test_out_of_memory_with_one_row_ends_with_the_numbers() -> None:
     """fault 30"""
     ours = learner()

@@ -96,7 +96,8 @@ def test_no_pass_for_a_loss_makes_all_logits_and_every_score_stays(
 
     monkeypatch.setattr(DeferredHead, "finish", noted)
     monkeypatch.setattr(generation, "_only", checked)
-    words = ["optimizer=sgd", "optimizer.lr=0.05"]  # Adam makes a difference of a tiny gradient's rounding.
+    # Adam makes a difference of a tiny gradient's rounding, and so do more steps: one multiplies it by about fifty.
+    words = ["optimizer=sgd", "optimizer.lr=0.05", "train.max_steps=3"]
     found = train(kind, *words)
     width = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))["d_model"]
     assert len(sizes) > 5 and set(sizes) == {width}
@@ -110,7 +111,7 @@ def test_no_pass_for_a_loss_makes_all_logits_and_every_score_stays(
     sizes.clear()
     whole = train(kind, *words, name="whole")
     assert not sizes
-    assert whole["losses"] == pytest.approx(found["losses"], rel=1e-4)
+    assert whole["losses"] == pytest.approx(found["losses"], rel=1e-5)
     assert whole["test"]["after"]["values"] == pytest.approx(found["test"]["after"]["values"], rel=1e-3)
 
 

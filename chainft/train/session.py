@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from chainft.config.anchor import anchored
 from chainft.config.compose import Composed
-from chainft.config.document import to_yaml
 from chainft.config.launch import launched_size
 from chainft.config.run import RunConfig
 from chainft.data.batching import Batch
@@ -28,17 +25,16 @@ from chainft.infer.forward import BlockLender, Forward
 from chainft.infer.reads import Reads, find_reads, probe_batch
 from chainft.metrics.base import check_metric
 from chainft.models.device import choose_device, for_batches_of_any_size, one_thread_beside
-from chainft.report.console import print_findings, print_next, print_plan, print_results
+from chainft.report.console import print_next, print_plan, print_results
 from chainft.report.logs import setup_logging
 from chainft.report.progress import PhaseProgress, TrainProgress
-from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json, write_text
+from chainft.run_folder import RunFolder, clear, create, lock, new_run_path, write_json
 from chainft.stages.deferred_head import DeferredHead, find_deferred_head
 from chainft.stages.packing import Packing
 from chainft.stages.policy import recompute_all
 from chainft.train.compiling import check_blocks_are_left, find_compiled, find_graphs, round_hidden
 from chainft.train.conclude import conclude
 from chainft.train.divide import Division, divide
-from chainft.train.environment import environment_facts
 from chainft.train.evaluations import Evaluations
 from chainft.train.finish import scores_to_json
 from chainft.train.fit import Fit, FitState
@@ -57,6 +53,7 @@ from chainft.train.saved import Checkpoint
 from chainft.train.shared_checkpoints import SharedCheckpoints
 from chainft.train.signals import StopRequest
 from chainft.train.word_table import WordTable, stand_ins, word_tables
+from chainft.train.written import facts_of, flat, write_config, write_data_facts
 from chainft.world import World, join, leave
 
 logger = logging.getLogger(__name__)
@@ -150,7 +147,7 @@ class Session:
 
     def _run(self, accelerator: Accelerator) -> dict[str, Any]:
         if self.world.is_main:
-            self._write_config()
+            write_config(self.composed, self.folder)
         with PhaseProgress() as phase:
             prepared = prepare(
                 self.config,
@@ -161,7 +158,7 @@ class Session:
             )
         self.stop.together(self.world)
         if self.world.is_main:
-            self._write_data_facts(prepared)
+            write_data_facts(prepared, self.folder)
         check_metric(self.config.evaluation.metric, prepared.task)
         if not self.config.launch.offloads:
             prepared.loaded.model.to(accelerator.device)
@@ -175,21 +172,6 @@ class Session:
         accelerator.end_training()
         return results
 
-    def _write_config(self) -> None:
-        write_text(self.folder.config, to_yaml(anchored(self.composed.unresolved)))
-        if not self.config.resume or not self.folder.overrides.is_file():
-            write_text(self.folder.overrides, to_yaml(list(self.composed.overrides)))
-        write_json(self.folder.environment, environment_facts())
-
-    def _write_data_facts(self, prepared: Prepared) -> None:
-        write_json(self.folder.path / "data_card.json", dict(prepared.card))
-        rejected = prepared.splits.rejected
-        if rejected:
-            lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in rejected]
-            write_text(self.folder.path / "rejected.jsonl", "".join(lines))
-            logger.warning("%d malformed rows left out: see rejected.jsonl", len(rejected))
-        print_findings([asdict(finding) for finding in prepared.findings if finding.severity != "info"])
-
     def _display(self, prepared: Prepared) -> TrainProgress:
         return TrainProgress(
             Course.of(self.config, len(prepared.splits.examples["train"])).total_steps,
@@ -200,12 +182,7 @@ class Session:
 
     def _make_fit(self, prepared: Prepared, accelerator: Accelerator, display: TrainProgress) -> Fit:
         """The training, at its beginning or where its last whole checkpoint left it."""
-        model = prepared.loaded.model
-        if self.config.train.gradient_checkpointing:
-            recompute_all(model)
-        prepared.chain.set_recomputation()
-        if self.config.train.hidden_dtype == "bfloat16":
-            round_hidden(model)
+        self._set_computation(prepared)
         checkpoints = SharedCheckpoints.of(self.world, self.folder.checkpoints, self.config.checkpoint)
         found = checkpoints.latest() if self.config.resume else None
         if found:
@@ -213,8 +190,41 @@ class Session:
         other_data = self.config.allow_data_change or (found is not None and found.facts.get("other_data", False))
         tables = [] if other_data else self._word_tables(prepared, accelerator)
         self.facts = model_facts(self.config, prepared)
+        self._divide(prepared, accelerator, found)
+        learner = self._learner(prepared, accelerator, tables)
+        fit = Fit(
+            learner,
+            checkpoints,
+            folder=self.folder,
+            recorder=self._recorder(accelerator, display, found),
+            stop=self.stop,
+            evaluate=self._evaluation(prepared, accelerator, checkpoints),
+            examples=prepared.splits.examples["train"],
+            facts=facts_of(prepared, other_data=other_data),
+        )
+        if found:
+            fit.restore(found)
+            logger.info("going on from %s", found.path.name)
+        if self.division is None:
+            self._open_prefix(prepared, accelerator, found)
+        self._lend_prefix(prepared, learner)
+        fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
+        if not found:
+            fit.state = FitState(before=self._score_before(prepared, accelerator))
+        return fit
+
+    def _set_computation(self, prepared: Prepared) -> None:
+        """What is recomputed, and in which type blocks hand on their hidden states."""
+        if self.config.train.gradient_checkpointing:
+            recompute_all(prepared.loaded.model)
+        prepared.chain.set_recomputation()
+        if self.config.train.hidden_dtype == "bfloat16":
+            round_hidden(prepared.loaded.model)
+
+    def _divide(self, prepared: Prepared, accelerator: Accelerator, found: Checkpoint | None) -> None:
+        """Let each process have its part of the model, with the weights that it goes on with."""
         if found and self.config.launch.divides and not self.config.launch.is_pipeline:
-            model.load_state_dict(found.load("model"))
+            prepared.loaded.model.load_state_dict(found.load("model"))
         self.division = divide(
             self.config,
             prepared,
@@ -223,43 +233,24 @@ class Session:
             folder=self.folder.path,
             open_prefix=partial(self._open_prefix, prepared, accelerator, found),
         )
-        learner = self._learner(prepared, accelerator, tables)
+
+    def _recorder(self, accelerator: Accelerator, display: TrainProgress, found: Checkpoint | None) -> Recorder:
         start = {name: found.state["fit"][name] for name in ("evaluated_step", "train_time_s")} if found else {}
-        fit = Fit(
-            learner,
-            checkpoints,
-            folder=self.folder,
-            recorder=Recorder(
-                self.folder.metrics if self.world.is_main else None,
-                accelerator=accelerator,
-                display=display,
-                from_step=found.step if found else -1,
-                **start,
-            ),
-            stop=self.stop,
-            evaluate=self._evaluation(prepared, accelerator, checkpoints),
-            examples=prepared.splits.examples["train"],
-            facts={
-                "data": prepared.splits.fingerprint,
-                "other_data": other_data,
-                "labels": list(prepared.task.labels.names),
-                "environment": environment_facts(),
-            },
+        return Recorder(
+            self.folder.metrics if self.world.is_main else None,
+            accelerator=accelerator,
+            display=display,
+            from_step=found.step if found else -1,
+            **start,
         )
-        if found:
-            fit.restore(found)
-            logger.info("going on from %s", found.path.name)
-        if self.division is None:
-            self._open_prefix(prepared, accelerator, found)
-        learner.forward.lender = self.prefix.lenders.get("train")
-        if isinstance(learner.forward.lender, BlockLender):
-            check_blocks_are_left(model, self.config, learner.forward.lender.start)
+
+    def _lend_prefix(self, prepared: Prepared, learner: Learner) -> None:
+        """Let training read what is kept of frozen stages. Raises ConfigError for settings that it leaves without effect."""
+        lender = learner.forward.lender = self.prefix.lenders.get("train")
+        if isinstance(lender, BlockLender):
+            check_blocks_are_left(prepared.loaded.model, self.config, lender.start)
         if isinstance(self.division, Offload):
             self.division.lender = self.prefix.of_blocks("train")
-        fit.facts = {**fit.facts, "prefix_cache": self.prefix.is_used}
-        if not found:
-            fit.state = FitState(before=self._score_before(prepared, accelerator))
-        return fit
 
     def _learner(self, prepared: Prepared, accelerator: Accelerator, tables: list[WordTable]) -> Learner:
         """What computes the updates of this process, of a model that is divided already."""
@@ -314,7 +305,7 @@ class Session:
             write_json(self.folder.plan, plan)
             print_plan(plan)
         if self.config.tracker.name != "none":
-            fit.learner.accelerator.init_trackers(self.config.tracker.project, config=_flat(self.composed.unresolved))
+            fit.learner.accelerator.init_trackers(self.config.tracker.project, config=flat(self.composed.unresolved))
 
     def _forward(self, prepared: Prepared) -> Forward:
         """How batches go through the model in training; for evaluations it keeps what it found."""
@@ -386,15 +377,3 @@ class Session:
             print_results(results)
             print_next(self.folder.path, self.config.task.name, tested=results["test"] is not None)
         return results
-
-
-def _flat(tree: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys with plain values, which every tracker takes."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{at}.{key}" if at else key
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, path))
-        else:
-            flat[path] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat

@@ -19,7 +19,9 @@ STATE_FILE = "chainft.json"
 """In a model folder: what prediction needs besides the model."""
 
 
-_OF_ONE_TRY = {"chain.json", "pipeline.json", "plan.json", "data_card.json", "rejected.jsonl", "errors.log"}
+_OF_ONE_TRY = {
+    *("chain.json", "pipeline.json", "plan.json", "data_card.json", "rejected.jsonl", "errors.log", "stacks.txt")
+}
 _BEFORE_TRAINING = {"config.yaml", "overrides.yaml", "environment.json", "log.txt", ".lock", *_OF_ONE_TRY}
 
 
@@ -53,6 +55,11 @@ class RunFolder:
     @property
     def errors(self) -> Path:
         return self.path / "errors.log"
+
+    @property
+    def stacks(self) -> Path:
+        """`stacks.txt`: what a process of several did when it crashed or hung."""
+        return self.path / "stacks.txt"
 
     @property
     def metrics(self) -> Path:
@@ -127,8 +134,12 @@ def check_free(path: Path) -> None:
 
 def _holds_no_work(path: Path) -> bool:
     """Whether the folder is empty, or has only what a run writes before its first step: nothing that could be lost."""
-    names = {entry.name for entry in path.iterdir()}
+    names = {entry.name for entry in path.iterdir() if not (entry.name == "checkpoints" and _is_empty(entry))}
     return not names or ("config.yaml" in names and names <= _BEFORE_TRAINING)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def clear(folder: RunFolder) -> None:

@@ -11,7 +11,16 @@ import pytest
 from chainft.errors import ConfigError, StorageError
 from chainft.run_folder import RunFolder, clear, create, lock
 
-EARLY = ("config.yaml", "overrides.yaml", "environment.json", "log.txt", "errors.log", "data_card.json", ".lock")
+EARLY = (
+    "config.yaml",
+    "overrides.yaml",
+    "environment.json",
+    "log.txt",
+    "errors.log",
+    "data_card.json",
+    ".lock",
+    "stacks.txt",
+)
 
 
 def folder_of(path: Path, *names: str) -> Path:
@@ -24,7 +33,10 @@ def folder_of(path: Path, *names: str) -> Path:
 @pytest.mark.parametrize("names", [(), EARLY])
 def test_a_folder_without_work_is_taken_again(tmp_path: Path, names: tuple[str, ...]) -> None:
     """fault 28: whoever mends the data file may repeat the same command."""
-    create(folder_of(tmp_path / "run", *names))
+    folder = folder_of(tmp_path / "run", *names)
+    if names:
+        (folder / "checkpoints").mkdir()
+    create(folder)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "notes.txt", "model", "bad_batch.json"])
@@ -32,6 +44,10 @@ def test_a_folder_with_anything_else_is_left_alone(tmp_path: Path, name: str) ->
     """fault 28"""
     with pytest.raises(ConfigError, match="exists and is not empty"):
         create(folder_of(tmp_path / "run", *EARLY, name))
+    (tmp_path / "other" / "checkpoints" / "step-000500").mkdir(parents=True)
+    (tmp_path / "other" / "config.yaml").touch()
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        create(tmp_path / "other")
 
 
 def test_a_users_own_folder_is_left_alone_though_its_names_are_ours(tmp_path: Path) -> None:

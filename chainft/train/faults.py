@@ -3,8 +3,8 @@
 `CHAINFT_FAULT="kill@step=7,phase=save.optimizer"` makes the process end itself by SIGKILL when it passes the fault
 point `save.optimizer` of step 7. Several faults are separated by `;`. Without `CHAINFT_TESTING=1` nothing happens.
 
-Actions: kill, term, int, abort (signals to this process) · exit (at once, with code 0) · oom, raise, enospc, edquot, erofs, eacces, eio (exceptions) ·
-nan (the fault point returns True: the caller poisons its loss) · sleep (`seconds=`).
+Actions: kill, term, int, abort (signals to this process) · exit (at once, with code 0) · oom, raise, enospc, edquot, erofs,
+eacces, eio (exceptions) · nan (the fault point returns True: the caller poisons its loss) · sleep (`seconds=`).
 Conditions, all of which must hold: step · phase (`save` also means `save.model`, ...) · rank · count (only the n-th time
 that the other conditions hold; without it, every time) · once (a file: only where it does not exist yet).
 """

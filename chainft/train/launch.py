@@ -29,7 +29,7 @@ from chainft.config.launch_rules import LAUNCH_RULES
 from chainft.config.run import RunConfig
 from chainft.errors import ConfigError, DistributedError
 from chainft.run_folder import RunFolder, new_run_path
-from chainft.train.outcomes import Failure, first_cause, read_outcomes, request_file, started_here
+from chainft.train.outcomes import Failure, first_cause, read_hangs, read_outcomes, request_file, started_here
 from chainft.train.signals import HANDLED, STOPPING, say
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,11 @@ def _attempt(composed: Composed, exchange: Path, attempt: int) -> Failure | None
         rank, failure = error.get_first_failure()
         code = failure.exitcode
         return first_cause(
-            read_outcomes(exchange), composed.config, reported=(int(rank), int(code)), here=started_here(exchange)
+            read_outcomes(exchange),
+            composed.config,
+            reported=(int(rank), int(code)),
+            here=started_here(exchange),
+            hung=read_hangs(exchange),
         )
     except (RendezvousError, DistError) as error:
         return Failure(_not_met(composed.config, attempt, error), is_repeatable=False)

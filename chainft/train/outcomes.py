@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from chainft.config.run import RunConfig
 from chainft.errors import ChainftError, DistributedError, Interrupted, Problem
@@ -31,12 +32,10 @@ _BROKEN = (
     "DistBackendError",
 )
 """Words in errors of exchanges whose other side is gone."""
-_SPEECHLESS = "died without a word: killed, or ended from within"
+_SPEECHLESS = "died without a word: it was killed, or ended itself at once"
 _CRASH = "Fatal Python error: "
 """How faulthandler begins what it writes of a process that a signal ends."""
-_HINTS: Mapping[int, str] = {
-    signal.SIGABRT: " (NCCL does so where another process does not answer within launch.timeout_s: see its log)",
-}
+_NCCL_HINT = " (NCCL does so where another process does not answer within launch.timeout_s: see its log)"
 _STOPS = (75, 130)
 """Exit codes of processes that were asked to stop."""
 _UNREPEATABLE = (2, 3, 4, 5, 9, 10, *_STOPS)
@@ -60,15 +59,20 @@ class Outcome:
         lines = (self.trace or "").splitlines() or [""]
         if not self.has_crashed:
             return f"failed: {lines[-1]}"
-        what = lines[0].removeprefix(_CRASH)
-        # An abort of NCCL comes from a thread of its own, of which Python knows nothing.
-        hint = _HINTS[signal.SIGABRT] if what == "Aborted" and "Current thread" not in str(self.trace) else ""
-        return f"crashed in native code: {what}{hint}"
+        hint = _NCCL_HINT if self.was_aborted_by_nccl else ""
+        return f"crashed in native code: {lines[0].removeprefix(_CRASH)}{hint}"
 
     @property
     def has_crashed(self) -> bool:
         """Whether a fault of native code ended it, so that it could say nothing but where it was."""
         return (self.trace or "").startswith(_CRASH)
+
+    @property
+    def was_aborted_by_nccl(self) -> bool:
+        """Whether a thread did so of which Python knows nothing, beside a GPU: NCCL's, which waits for other processes."""
+        lines = (self.trace or "").splitlines()
+        in_python = any(line.startswith("Current thread 0x") for line in lines)
+        return self.has_crashed and "Aborted" in lines[0] and not in_python and _uses_nccl()
 
     @property
     def error(self) -> ChainftError | None:
@@ -81,7 +85,9 @@ class Outcome:
     @property
     def is_consequence(self) -> bool:
         """Whether an exchange broke off: another process is to blame."""
-        return self.trace is not None and not self.has_crashed and any(word in self.reason for word in _BROKEN)
+        if self.has_crashed:
+            return self.was_aborted_by_nccl
+        return self.trace is not None and any(word in self.reason for word in _BROKEN)
 
     @property
     def is_stop(self) -> bool:
@@ -112,9 +118,9 @@ def crash_file(exchange: Path, rank: int) -> Path:
     return exchange / f"rank_{rank}.crash"
 
 
-def stacks_file(run: Path, rank: int) -> Path:
-    """Where stands, for the user, what a worker did when it crashed or hung."""
-    return run / f"stacks_rank_{rank}.txt"
+def hang_file(exchange: Path, rank: int) -> Path:
+    """Where a worker leaves its stacks when it hangs while others fail."""
+    return exchange / f"rank_{rank}.stacks"
 
 
 def request_file(exchange: Path) -> Path:
@@ -159,12 +165,23 @@ def read_outcomes(exchange: Path) -> dict[int, Outcome]:
     return found
 
 
+def read_hangs(exchange: Path) -> dict[int, str]:
+    """The stacks of the workers that hung, by rank."""
+    files = exchange.glob("rank_*.stacks")
+    return {int(one.stem.removeprefix("rank_")): one.read_text(encoding="utf-8", errors="replace") for one in files}
+
+
 def first_cause(
-    outcomes: Mapping[int, Outcome], config: RunConfig, *, reported: tuple[int, int], here: Collection[int] = ()
+    outcomes: Mapping[int, Outcome],
+    config: RunConfig,
+    *,
+    reported: tuple[int, int],
+    here: Collection[int] = (),
+    hung: Mapping[int, str] = MappingProxyType({}),
 ) -> Failure:
     """The failure that all others followed from; `reported`: rank and exit code that the launcher saw first.
 
-    `here`: ranks that began on this machine. What those of other machines said is not known.
+    `here`: ranks that began on this machine. What those of other machines said is not known. `hung`: stacks by rank.
     """
     failed = sorted((one for one in outcomes.values() if one.exit_code), key=lambda one: one.time)
     causes = [one for one in failed if not one.is_consequence]
@@ -179,15 +196,32 @@ def first_cause(
     silent = [one for one in sorted(everyone) if one not in outcomes]
     if rank not in silent and silent:
         rank, code = silent[0], 0
+    aborted = [one for one in failed if one.has_crashed]
+    if rank not in silent and aborted:
+        return _told(aborted[0], config)
     timed_out = any("imed out" in (one.trace or "").splitlines()[-1] for one in failed)
     if rank not in silent:
         elsewhere = "; the cause may be told on another machine" if several else ""
-        what = f"lost the others{elsewhere}" if failed and (several or not timed_out) else _SPEECHLESS
-    elif timed_out:
+        what = f"lost the others{elsewhere}" if failed and (several or not timed_out) else _ended(code)
+    elif timed_out or rank in hung:
         what = f"did not answer within launch.timeout_s = {config.launch.timeout_s:g} s"
     else:
-        what = f"was killed by {signal.Signals(-code).name}{_HINTS.get(-code, '')}" if code < 0 else _SPEECHLESS
-    return Failure(_died(rank, what, config), is_repeatable=True)
+        what = _ended(code)
+    return Failure(_died(rank, what, config, stacks=hung.get(rank)), is_repeatable=True)
+
+
+def _ended(code: int) -> str:
+    """By a signal, or nobody knows how."""
+    if code >= 0:
+        return _SPEECHLESS
+    hint = _NCCL_HINT if code == -signal.SIGABRT and _uses_nccl() else ""
+    return f"was killed by {signal.Signals(-code).name}{hint}"
+
+
+def _uses_nccl() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _told(outcome: Outcome, config: RunConfig) -> Failure:
@@ -200,23 +234,25 @@ def _told(outcome: Outcome, config: RunConfig) -> Failure:
         kinds = {kind.exit_code: kind for kind in ChainftError.__subclasses__()}
         problems = named if repeatable else outcome.problems
         return Failure(kinds.get(outcome.exit_code, DistributedError).of(problems), is_repeatable=repeatable)
-    if outcome.has_crashed:
-        with suppress(OSError):
-            stacks_file(Path(str(config.run)), outcome.rank).write_text(f"{outcome.trace}\n", encoding="utf-8")
-    return Failure(_died(outcome.rank, outcome.reason, config, trace=outcome.trace), is_repeatable=True)
+    stacks = outcome.trace if outcome.has_crashed else None
+    error = _died(outcome.rank, outcome.reason, config, stacks=stacks)
+    error.add_note(str(outcome.trace))
+    return Failure(error, is_repeatable=True)
 
 
-def _died(rank: int, what: str, config: RunConfig, *, trace: str | None = None) -> DistributedError:
+def _died(rank: int, what: str, config: RunConfig, *, stacks: str | None = None) -> DistributedError:
     folder = RunFolder(Path(str(config.run)))
     step = _last_step(folder)
-    stacks = stacks_file(folder.path, rank)
-    told = [
-        f"rank {rank} of {config.launch.num_processes} {what}",
-        f"the last whole step is {step}" if step else "",
-        f"its stacks are in {stacks.name}" if stacks.is_file() else "",
-    ]
-    error = DistributedError(
-        "; ".join(filter(None, told)),
+    name = f"rank {rank} of {config.launch.num_processes}"
+    told = [f"{name} {what}"]
+    if stacks:
+        with suppress(OSError):
+            folder.stacks.write_text(f"{name}\n\n{stacks}\n", encoding="utf-8")
+            told.append(f"where it stood is in {folder.stacks.name}")
+    if step:
+        told.append(f"the last whole step is {step}")
+    return DistributedError(
+        "; ".join(told),
         slug="rank-failed",
         where=str(folder.path),
         key="launch",
@@ -224,9 +260,6 @@ def _died(rank: int, what: str, config: RunConfig, *, trace: str | None = None) 
         if (folder.checkpoints / "last").exists()
         else "nothing was saved yet: start the run again",
     )
-    if trace:
-        error.add_note(trace)
-    return error
 
 
 def _last_step(folder: RunFolder) -> int | None:

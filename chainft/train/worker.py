@@ -19,11 +19,11 @@ from chainft.config.compose import Composed
 from chainft.errors import ChainftError, DistributedError, Interrupted, Stopped
 from chainft.train.outcomes import (
     crash_file,
+    hang_file,
     outcome_file,
     process_file,
     read_outcomes,
     request_file,
-    stacks_file,
     started_here,
     write_outcome,
 )
@@ -66,26 +66,28 @@ def work(composed: Composed, exchange: str, around: Surroundings) -> None:
     folder = Path(exchange)
     os.setsid()  # The terminal's Ctrl-C reaches the workers once, through the parent.
     _share_cores(int(os.environ["LOCAL_WORLD_SIZE"]))
-    run = Path(str(composed.config.run))
-    with suppress(OSError):
-        stacks_file(run, rank).unlink()  # Of an attempt before.
-    with _leaving_stacks(crash_file(folder, rank)), StopRequest(run) as stop:
+    with _leaving_stacks(crash_file(folder, rank)), StopRequest(Path(str(composed.config.run))) as stop:
         process_file(folder, rank).write_text(str(os.getpid()))
         if request_file(folder).is_file():
             stop.request(Signals(int(request_file(folder).read_text() or SIGTERM)))
-        Thread(target=_watch, args=(folder, rank, run, stop, around.process), daemon=True).start()
+        Thread(target=_watch, args=(folder, rank, stop, around.process), daemon=True).start()
         _train(composed, folder, rank)
 
 
 @contextmanager
 def _leaving_stacks(path: Path) -> Iterator[None]:
-    """If native code crashes within, the stacks of all threads are in the file."""
+    """If native code of this process, not of its forks, crashes within, the stacks of all threads are in the file."""
+    was_enabled = faulthandler.is_enabled()
+    os.register_at_fork(after_in_child=faulthandler.disable)
     with path.open("w") as stream:
         faulthandler.enable(stream)
         try:
             yield
         finally:
-            faulthandler.disable()
+            if was_enabled:  # By torch's launcher, to the standard error.
+                faulthandler.enable()
+            else:
+                faulthandler.disable()
 
 
 def _train(composed: Composed, folder: Path, rank: int) -> None:
@@ -103,7 +105,7 @@ def _train(composed: Composed, folder: Path, rank: int) -> None:
         write_outcome(folder, rank, None)
 
 
-def _watch(exchange: Path, rank: int, run: Path, stop: StopRequest, launcher: int) -> None:
+def _watch(exchange: Path, rank: int, stop: StopRequest, launcher: int) -> None:
     """End this process soon after another one failed or vanished: it may wait for that one, or hang itself, and never
     notice. Let it stop where another one stopped, before all could agree on it."""
     while True:
@@ -119,7 +121,7 @@ def _watch(exchange: Path, rank: int, run: Path, stop: StopRequest, launcher: in
     time.sleep(_GRACE_S)
     if outcome_file(exchange, rank).is_file():
         return  # It has ended; the launcher lets such processes wait for the others.
-    with suppress(OSError), stacks_file(run, rank).open("w", encoding="utf-8") as stream:
+    with suppress(OSError), hang_file(exchange, rank).open("w", encoding="utf-8") as stream:
         faulthandler.dump_traceback(stream, all_threads=True)
     if vanished:
         write_outcome(exchange, rank, ConnectionError(f"rank {vanished[0]} is not there any more"))

@@ -35,7 +35,10 @@ from tests.train.same_runs import Train, assert_same_runs
             "kill@step=9,phase=forward,rank=0",
             "rank 0 of 2 (was killed by SIGKILL|died without a word.*); the last whole step is 8",
         ),
-        ("abort@step=9,phase=forward,rank=1", "rank 1 of 2 crashed in native code: Aborted; the last whole step is 8"),
+        (
+            "abort@step=9,phase=forward,rank=1",
+            "rank 1 of 2 crashed in native code: Aborted; .*; the last whole step is 8",
+        ),
         ("raise@step=9,phase=backward,rank=1", "rank 1 of 2 failed: chainft.train.faults.InjectedError"),
         ("sleep@step=9,phase=forward,rank=1,seconds=600", "rank 1 of 2 did not answer within launch.timeout_s = 8 s"),
     ],
@@ -51,13 +54,25 @@ def test_a_process_that_fails_ends_the_run_with_its_rank(
     assert re.search(told, caught.value.render())
     assert "resume=true" in caught.value.render()
     assert time.monotonic() - start < 240  # Far below what the process would sleep, whatever else the machine does.
-    if what.startswith("abort"):
-        assert "Current thread" in (tmp_path / "run" / "stacks_rank_1.txt").read_text(encoding="utf-8")
     if what.startswith(("abort", "sleep")):
-        assert "its stacks are in stacks_rank_1.txt" in caught.value.render()
-        assert "faults.py" in (tmp_path / "run" / "stacks_rank_1.txt").read_text(encoding="utf-8")
+        assert "where it stood is in stacks.txt" in caught.value.render()
+        stacks = (tmp_path / "run" / "stacks.txt").read_text(encoding="utf-8")
+        assert stacks.startswith("rank 1 of 2") and "faults.py" in stacks
     found = CheckpointStore(tmp_path / "run" / "checkpoints").latest()
     assert found is not None and found.step == 6
+
+
+def test_a_run_that_crashed_before_its_first_step_starts_again_in_its_folder(
+    launched: Train, fault: Callable[[str], None], tmp_path: Path
+) -> None:
+    fault("abort@step=1,phase=forward,rank=1")
+    with pytest.raises(DistributedError) as caught:
+        launched(name="run")
+    assert "start the run again" in caught.value.render()
+    assert (tmp_path / "run" / "stacks.txt").is_file()
+    fault("")
+    launched("train.max_steps=2", name="run")
+    assert not (tmp_path / "run" / "stacks.txt").exists()
 
 
 @pytest.mark.parametrize("step", [2, 9])

@@ -78,10 +78,11 @@ def _commit() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    command = ("git", "-c", "core.fsmonitor=false", *arguments)
     # Without a lock of the index: stopped while it has one, git would leave it to the user.
-    command = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments)
+    around = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False, env=around)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

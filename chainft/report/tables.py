@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rich import box
+from rich.align import Align
 from rich.cells import cell_len
-from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -100,8 +102,9 @@ def _total(widths: Sequence[int]) -> int:
 def _side_by_side(table: Table, cells: Sequence[Sequence[str]], widths: Sequence[int]) -> RichTable:
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="")
     for index, (column, width) in enumerate(zip(table.columns, widths, strict=True)):
-        justify: JustifyMethod = "right" if index else "left"
-        grid.add_column(Text(printable(column)), justify=justify, overflow="fold", width=width, vertical="bottom")
+        side: Literal["left", "right"] = "right" if index else "left"
+        head = Align(Text(printable(column), justify=side), side, vertical="bottom")
+        grid.add_column(head, justify=side, overflow="fold", width=width)
     averages = len(split_rows(table).averages)
     for index, row in enumerate(cells):
         last_class = averages > 0 and index == len(cells) - averages - 1

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from chainft.errors import ModelError
-from chainft.stages.gates import Gates
+from chainft.stages.gates import Gates, without_cache
 from chainft.stages.own import canonical_names, own_stages
 from chainft.stages.partial import Stage
 from chainft.stages.spans import Span, equal_spans
@@ -31,7 +31,10 @@ def test_stages_of_two_processes_compute_what_the_whole_computes(case: str) -> N
     payload = None
     for stage in (first, second, third):
         payload = stage(payload, batch(case))
-    assert torch.equal(last(payload, batch(case)).logits, whole(**batch(case)).logits)
+    expected = whole(
+        **batch(case), **without_cache(whole)
+    )  # A cache is laid out in another way, and rounded in another.
+    assert torch.equal(last(payload, batch(case)).logits, expected.logits)
 
 
 @pytest.mark.parametrize("case", ["bert:masked", "llama:causal", "t5:seq2seq", "bart:classify", "gpt2:causal"])

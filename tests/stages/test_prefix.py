@@ -129,7 +129,7 @@ def _compare(case: str, *, split: int) -> Prefix:
     chain.conduct().begin(0, 1)
     whole, gradient = loss_and_gradient(model, inputs, lambda stack: None)
     found, lent_gradient = loss_and_gradient(model, inputs, lent.enter)
-    assert found == pytest.approx(whole, abs=1e-6)
+    assert found == pytest.approx(whole, rel=1e-6, abs=1e-6)
     assert gradient.keys() == lent_gradient.keys()
     for name, expected in gradient.items():
         torch.testing.assert_close(lent_gradient[name], expected, rtol=1e-4, atol=1e-6)

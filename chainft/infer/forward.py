@@ -84,7 +84,8 @@ class Forward:
         return None if self.packing is None else self.packing.graphs
 
     def make_room(self) -> bool:
-        """Give back memory that is only kept; whether recordings had some, of which no more are made then."""
+        """Let go of recordings, and of memory that is only kept. True where there were recordings: then the same batch may
+        fit, and no more are made."""
         graphs = self.graphs
         has_recorded = graphs is not None and graphs.num_recorded > 0
         if graphs is not None and has_recorded:

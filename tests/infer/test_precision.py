@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from chainft.cli.main import main
 from chainft.config.compose import compose
 from chainft.infer import precision
 from chainft.stages.int8_model import Gain
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 
 @pytest.fixture(scope="module")
 def run(tiny_encoder: Path, ner_files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run that learned the tiny data."""
-    handlers = list(logging.getLogger().handlers)
     folder = tmp_path_factory.mktemp("int8") / "run"
     settings = ["task=ner", f"model={tiny_encoder}", "optimizer.lr=0.01", "train.batch_size=8", f"run={folder}"]
-    AcceleratorState._reset_state(reset_partial_state=True)
-    run_training(compose([*ner_files, *settings, "train.num_train_epochs=8", "report.enabled=false"]))
-    yield folder
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        run_training(compose([*ner_files, *settings, "train.num_train_epochs=8", "report.enabled=false"]))
+        yield folder
 
 
 def answers(text: str) -> list[dict[str, Any]]:

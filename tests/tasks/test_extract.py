@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from chainft.tasks.joint import Joint
 from chainft.tasks.ner import Ner
 from chainft.train.launch import launch
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 TEXT = "anna of acme met ben in oslo"
 VALUES = {
@@ -199,14 +199,8 @@ def test_a_damaged_memory_is_told(tiny_encoder: Path, learned: dict[str, Any]) -
 
 @pytest.fixture
 def clean_logging() -> Iterator[None]:
-    handlers = list(logging.getLogger().handlers)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield
 
 
 def write(path: Path, numbers: Sequence[int]) -> Path:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from chainft.config.compose import compose
@@ -21,6 +19,7 @@ from chainft.infer.predict import predict
 from chainft.tasks.base import Labels, merge_scores
 from chainft.tasks.relation import Relation, RelationConfig
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 TEXT = "<e1>anna</e1> visited <e2>old oslo</e2> yesterday"
 
@@ -130,14 +129,8 @@ def test_baselines_answer_from_train(tiny_encoder: Path) -> None:
 
 @pytest.fixture
 def clean_logging() -> Iterator[None]:
-    handlers = list(logging.getLogger().handlers)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield
 
 
 @pytest.mark.usefixtures("clean_logging")

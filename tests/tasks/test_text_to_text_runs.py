@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from chainft.infer.trained import load_run
 from chainft.models import generation
 from chainft.stages.deferred_head import DeferredHead
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 Writer = Callable[[str], Path]
 Train = Callable[..., dict[str, Any]]
@@ -46,7 +46,6 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture
 def train(parallel: list[str], writer: Writer, tmp_path: Path) -> Iterator[Train]:
     """Trains a model of that type for some steps; returns the results, with the losses of all steps and the plan."""
-    handlers = list(logging.getLogger().handlers)
 
     def run(kind: str, *words: str, name: str = "run") -> dict[str, Any]:
         settings = [f"model={writer(kind)}", "model.max_length=32", "train.batch_size=7", "train.max_steps=5"]
@@ -60,12 +59,8 @@ def train(parallel: list[str], writer: Writer, tmp_path: Path) -> Iterator[Train
         plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
         return {**results, "losses": losses, "prefix": plan["prefix_cache"]}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 @pytest.mark.parametrize("kind", ["t5", "marian"])

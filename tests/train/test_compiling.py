@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from chainft.train import compiling
 from chainft.train.compiling import find_graphs
 from chainft.train.plan import _has_graphs
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has its own tests: test_gpu.py")
 Train = Callable[..., dict[str, Any]]
@@ -35,7 +35,6 @@ Train = Callable[..., dict[str, Any]]
 @pytest.fixture
 def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
     """Trains six steps without dropout; returns losses, plan and scores."""
-    handlers = list(logging.getLogger().handlers)
 
     def run(*words: str, name: str = "run") -> dict[str, Any]:
         settings = [f"model={still_encoder}", "train.batch_size=8", "train.max_steps=6", "optimizer.lr=0.005"]
@@ -47,12 +46,8 @@ def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator
         plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
         return {**results, "losses": losses, "plan": plan}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from chainft.plan.budget import Asked, make_budget
 from chainft.train.faults import InjectedError
 from chainft.train.optimizer import build_optimizer
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 Train = Callable[..., dict[str, Any]]
 
@@ -29,7 +29,6 @@ Train = Callable[..., dict[str, Any]]
 @pytest.fixture
 def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
     """Trains a little, or without words goes on with a run; returns the results with the losses of all steps."""
-    handlers = list(logging.getLogger().handlers)
 
     def run(*words: str, name: str = "run", files: list[str] | None = None) -> dict[str, Any]:
         settings = [f"model={tiny_encoder}", "train.batch_size=8", "optimizer.lr=0.005", "report.enabled=false"]
@@ -39,12 +38,8 @@ def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[
         lines = (tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return {**results, "losses": [one["loss"] for one in map(json.loads, lines) if one["kind"] == "train"]}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 CRF = ["task=ner", "task.crf=true", "task.crf_lr=0.05"]

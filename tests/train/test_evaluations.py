@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from chainft.tasks.ner import Ner, NerConfig
 from chainft.train import evaluations
 from chainft.train.session import run_training
 from chainft.world import World
+from tests.clean_process import clean_process
 
 Train = Callable[..., dict[str, Any]]
 
@@ -32,7 +32,6 @@ Train = Callable[..., dict[str, Any]]
 @pytest.fixture
 def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
     """Trains for two epochs; returns the results."""
-    handlers = list(logging.getLogger().handlers)
 
     def run(*words: str) -> dict[str, Any]:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -40,12 +39,8 @@ def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[
         settings += ["report.enabled=false", f"run={tmp_path / 'run'}", *ner_files, "task=ner"]
         return run_training(compose([*settings, *words]))
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 @pytest.fixture

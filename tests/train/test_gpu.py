@@ -27,6 +27,7 @@ from chainft.stages.packed_layout import Layout
 from chainft.train import learner
 from chainft.train.launch import launch
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,7 +44,6 @@ COARSE = 0.03
 @pytest.fixture
 def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
     """Trains ten steps without dropout; returns losses and plan."""
-    handlers = list(logging.getLogger().handlers)
 
     def run(*words: str, name: str = "run") -> dict[str, Any]:
         settings = [f"model={still_encoder}", "train.batch_size=8", "train.num_train_epochs=2", "optimizer.lr=0.005"]
@@ -53,12 +53,8 @@ def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator
         results = run_training(compose([*kept, *words]))
         return {**results, **_read(tmp_path / name)}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 def _read(run: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.nn import functional
 from chainft.config.compose import compose
 from chainft.stages import flash_rows
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 Train = Callable[..., dict[str, Any]]
 BF16 = "train.mixed_precision=bf16"
@@ -25,8 +25,6 @@ BF16 = "train.mixed_precision=bf16"
 
 @pytest.fixture
 def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
-    handlers = list(logging.getLogger().handlers)
-
     def run(*words: str, name: str) -> dict[str, Any]:
         settings = [f"model={still_encoder}", "train.batch_size=8", "train.max_steps=6", "optimizer.lr=0.005", BF16]
         settings += ["report.enabled=false", f"run={tmp_path / name}", *ner_files, "task=ner", "train.device=cpu"]
@@ -38,12 +36,8 @@ def train(still_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator
         plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
         return {**results, "losses": losses, "plan": plan}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 class Kernel:

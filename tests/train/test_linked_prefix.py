@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from chainft.errors import ChainftError, ConfigError
 from chainft.stages.links import LinkedModel
 from chainft.train.learner import Learner
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 Train = Callable[..., dict[str, Any]]
 STILL = "frozen: true, eval_mode: true"
@@ -28,7 +28,6 @@ STILL = "frozen: true, eval_mode: true"
 @pytest.fixture
 def train(ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
     """Trains for ten steps with a cache of the test's own; results, losses and what the plan says of the cache."""
-    handlers = list(logging.getLogger().handlers)
 
     def run(*words: str, name: str = "run") -> dict[str, Any]:
         settings = ["train.batch_size=8", "train.num_train_epochs=2", "optimizer.lr=0.005"]
@@ -45,12 +44,8 @@ def train(ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
         plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
         return {**results, "losses": losses, "evaluated": evaluated, "prefix": plan["prefix_cache"]}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 def chain(model: Path, *stages: str) -> list[str]:

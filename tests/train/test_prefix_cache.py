@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from chainft.errors import ConfigError, StorageError
 from chainft.infer.engine import Engine
 from chainft.train.learner import Learner
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 Train = Callable[..., dict[str, Any]]
 FROZEN = ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stage0.eval_mode=true"]
@@ -28,7 +28,6 @@ FROZEN = ["chain.split=2", "chain.stages.stage0.frozen=true", "chain.stages.stag
 @pytest.fixture
 def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
     """Trains for ten steps with more settings and a cache of the test's own; the results, losses and plan."""
-    handlers = list(logging.getLogger().handlers)
 
     def run(*words: str, name: str = "run") -> dict[str, Any]:
         settings = [f"model={tiny_encoder}", "train.batch_size=8", "train.num_train_epochs=2", "optimizer.lr=0.005"]
@@ -47,12 +46,8 @@ def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[
         plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
         return {**results, "losses": losses, "evaluated": evaluated, "prefix": plan["prefix_cache"]}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 def loss(results: dict[str, Any]) -> float:

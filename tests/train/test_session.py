@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from chainft.config.compose import compose
 from chainft.errors import ChainftError, CheckpointError, ConfigError, DataError, StorageError
 from chainft.run_folder import RunFolder, lock
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 Train = Callable[..., dict[str, Any]]
 
@@ -23,7 +23,6 @@ Train = Callable[..., dict[str, Any]]
 @pytest.fixture
 def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[Train]:
     """Trains for ten steps with more settings; returns the results, with the losses of all steps."""
-    handlers = list(logging.getLogger().handlers)
 
     def run(*words: str, name: str = "run") -> dict[str, Any]:
         settings = [f"model={tiny_encoder}", "train.batch_size=8", "train.num_train_epochs=2", "optimizer.lr=0.005"]
@@ -37,12 +36,8 @@ def train(tiny_encoder: Path, ner_files: list[str], tmp_path: Path) -> Iterator[
         evaluations = [one["step"] for one in records if one["kind"] == "evaluation"]
         return {**results, "losses": losses, "evaluations": evaluations}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run
 
 
 @pytest.mark.parametrize(

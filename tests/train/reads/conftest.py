@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from chainft.config.compose import compose
 from chainft.config.saved import compose_resumed
 from chainft.train.learner import Learner
 from chainft.train.session import run_training
+from tests.clean_process import clean_process
 
 Train = Callable[..., dict[str, Any]]
 WORDS = ("paris", "oslo", "rome", "anna", "ben", "lima", "acme", "emil")
@@ -44,7 +44,6 @@ def train(tiny_encoder: Path, texts: list[str], tmp_path: Path, monkeypatch: pyt
         learners.append(self)
 
     monkeypatch.setattr(Learner, "__init__", noted)
-    handlers = list(logging.getLogger().handlers)
 
     def run(*words: str, name: str = "run") -> dict[str, Any]:
         settings = [f"model={tiny_encoder}", "train.batch_size=4", "train.num_train_epochs=2", "optimizer.lr=0.005"]
@@ -59,9 +58,5 @@ def train(tiny_encoder: Path, texts: list[str], tmp_path: Path, monkeypatch: pyt
         plan = json.loads((tmp_path / name / "plan.json").read_text(encoding="utf-8"))
         return {**results, "losses": losses, "plan": plan, "learner": learners[-1]}
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for handler in logging.getLogger().handlers[:]:
-        if handler not in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
+    with clean_process():
+        yield run

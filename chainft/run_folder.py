@@ -20,7 +20,13 @@ STATE_FILE = "chainft.json"
 
 
 _OF_ONE_TRY = {
-    *("chain.json", "pipeline.json", "plan.json", "data_card.json", "rejected.jsonl", "errors.log", "stacks.txt")
+    "chain.json",
+    "pipeline.json",
+    "plan.json",
+    "data_card.json",
+    "rejected.jsonl",
+    "errors.log",
+    "stacks.txt",
 }
 _BEFORE_TRAINING = {"config.yaml", "overrides.yaml", "environment.json", "log.txt", ".lock", *_OF_ONE_TRY}
 

@@ -86,12 +86,11 @@ class Forward:
     def make_room(self) -> bool:
         """Let go of recordings, and of memory that is only kept. True where there were recordings: then the same batch may
         fit, and no more are made."""
-        graphs = self.graphs
-        has_recorded = graphs is not None and graphs.num_recorded > 0
-        if graphs is not None and has_recorded:
-            graphs.stop("the memory is full")
+        recorded = self.graphs if self.graphs and self.graphs.num_recorded else None
+        if recorded:
+            recorded.stop("the memory is full")
         torch.cuda.empty_cache()  # Nothing where CUDA is not in use.
-        return has_recorded
+        return recorded is not None
 
     def __call__(self, batch: Batch) -> Any:
         """The model's output for the batch."""

@@ -46,8 +46,6 @@ _TOLERANCE = 0.03
 """Most difference of hidden states and gradients in 16 bits, beside their size; sums on a GPU have no fixed order."""
 _FLOOR = 0.02
 """Share of the size of all gradients that is added to that of one: some biases have gradients that are all rounding."""
-
-
 _MOST_UNSHOWN = 3
 """Trials of a kind that are not finite; more would take time for nothing."""
 
